@@ -1,0 +1,176 @@
+"""The user's own requests: JSONL, CSV or a Hugging Face dataset -> `Request`s. Knows no model, no corpus."""
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mogu.chat import Message, check_conversation
+from mogu.data.requests import Label, Request, normalised, split_of
+from mogu.errors import MoguError
+
+logger = logging.getLogger(__name__)
+
+# Where a row's text is looked for, in this order, unless the user names the field.
+TEXT_FIELDS = ("prompt", "text", "instruction", "goal", "question", "request", "messages")
+
+# A source that ends like this is meant as a file even where none exists; other endings occur in dataset ids.
+FILE_SUFFIXES = (".jsonl", ".csv", ".json", ".tsv", ".txt", ".parquet", ".xlsx", ".gz", ".zip")
+
+
+class _Row(NamedTuple):
+    place: str  # file and line, or dataset and row: where to look for a mistake
+    fields: Mapping[str, Any]
+
+
+def read_requests(
+    source: str | Path, label: Label, *, field: str | None = None, minimum: int = 8
+) -> list[Request]:
+    """Reads the requests of one label from a file or a dataset.
+
+    A row holds its text as a string, or as a list of messages with a user's among them, and may name its
+    `category`. Rows that are equal but for case and white space are read once. The text decides the split.
+
+    Args:
+        source: A `.jsonl` or `.csv` file (UTF-8; a CSV file starts with a header), or a Hugging Face dataset:
+            `id`, `id:split` or `id/config:split`, where a local folder with data files may stand for `id`.
+            Without a split it is `train`.
+        label: What all the rows are.
+        field: The field with the text; by default the first of `TEXT_FIELDS` that a row has.
+        minimum: Fewest different requests to accept.
+
+    Returns:
+        The requests, in the order of the source.
+
+    Raises:
+        MoguError: The source or one of its rows cannot be read; the message names file and line.
+    """
+    requests: dict[str, Request] = {}
+    count = 0
+    for count, row in enumerate(_rows(str(source)), start=1):  # noqa: B007
+        request = _request(row, label, field)
+        conversation = "\n".join(message["content"] for message in request.messages)
+        requests.setdefault(normalised(conversation), request)
+    if duplicates := count - len(requests):
+        logger.warning("%s: %d of %d rows are duplicates and left out.", source, duplicates, count)
+    if len(requests) < minimum:
+        raise MoguError(
+            f"{source}: {len(requests)} different requests, but at least {minimum} are needed. Add more rows."
+        )
+    return list(requests.values())
+
+
+def _request(row: _Row, label: Label, field: str | None) -> Request:
+    present = [name for name, value in row.fields.items() if value is not None]
+    name = next((name for name in ([field] if field else TEXT_FIELDS) if name in present), None)
+    if name is None:
+        wanted = f"field '{field}'" if field else f"one of the fields {', '.join(TEXT_FIELDS)}"
+        raise MoguError(f"{row.place}: needs {wanted}, but has {', '.join(present) or 'no fields'}.")
+    value = row.fields[name]
+    if isinstance(value, str) and name != "messages":
+        value = [Message(role="user", content=value)]
+    elif not isinstance(value, list):
+        raise MoguError(f"{row.place}: '{name}' is {type(value).__name__}, not a text or a list of messages.")
+    try:
+        messages = check_conversation(value)
+    except MoguError as error:
+        raise MoguError(f"{row.place}: {error}") from error
+    text = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
+    if not text.strip():
+        raise MoguError(f"{row.place}: the text in '{name}' is empty. Write a request or remove the row.")
+    return Request(
+        id=row.place,
+        text=text,
+        messages=messages,
+        label=label,
+        category=str(row.fields.get("category") or ""),
+        split=split_of(text),
+    )
+
+
+def _rows(source: str) -> Iterator[_Row]:
+    path = Path(source).expanduser()
+    suffix = path.suffix.lower()
+    if path.is_file():
+        if suffix not in (".jsonl", ".csv"):
+            raise MoguError(
+                f"{source}: cannot read '{suffix or path.name}' files. Give a .jsonl or .csv file."
+            )
+        text = _read_text(path)
+        return _jsonl_rows(source, text) if suffix == ".jsonl" else _csv_rows(source, text)
+    if suffix in FILE_SUFFIXES:
+        raise MoguError(f"{source}: there is no such file. Check the path.")
+    return _dataset_rows(source)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MoguError(f"{path}: cannot be read ({error.strerror}).") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise MoguError(f"{path}:{line}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
+    if not text.strip():
+        raise MoguError(f"{path}: the file is empty.")
+    return text
+
+
+def _jsonl_rows(source: str, text: str) -> Iterator[_Row]:
+    # Not splitlines(): JSON strings may hold line separators other than "\n" as they are.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise MoguError(
+                f"{source}:{number}: not JSON ({error.msg}, column {error.colno}). Write one object a line."
+            ) from error
+        if not isinstance(fields, dict):
+            raise MoguError(f"{source}:{number}: {type(fields).__name__}, not an object with named fields.")
+        yield _Row(f"{source}:{number}", fields)
+
+
+def _csv_rows(source: str, text: str) -> Iterator[_Row]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for fields in reader:
+            if None in fields:
+                raise MoguError(
+                    f"{source}:{reader.line_num}: more cells than the header has. Quote texts with commas."
+                )
+            yield _Row(f"{source}:{reader.line_num}", fields)
+    except csv.Error as error:
+        raise MoguError(f"{source}:{reader.reader.line_num}: not CSV ({error}). Check the quotes.") from error
+
+
+def _dataset_rows(source: str) -> Iterator[_Row]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MoguError(
+            f'{source}: no such file, and reading a dataset needs a package: pip install "mogu-llm[hub]"'
+        ) from error
+    name, _, split = source.partition(":")
+    config = None
+    if not Path(name).expanduser().is_dir():
+        owner, *rest = name.split("/", 2)
+        name, config = "/".join([owner, *rest[:1]]), "".join(rest[1:]) or None
+    try:
+        rows = datasets.load_dataset(str(Path(name).expanduser()), config, split=split or "train")
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        # What datasets says of a file that it cannot read stands in the error's cause.
+        cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
+        reason = str(cause or error).strip().partition("\n")[0].rstrip(".")
+        raise MoguError(
+            f"{source}: no such file, and no dataset that can be loaded: {reason}. "
+            "Give a .jsonl or .csv file, or a dataset as id, id:split or id/config:split."
+        ) from error
+    for number, fields in enumerate(rows, start=1):
+        yield _Row(f"{source} row {number}", fields)

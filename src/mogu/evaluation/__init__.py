@@ -1,0 +1,1 @@
+"""Measuring a model from outside: conversations in, replies out."""

@@ -1,0 +1,1 @@
+"""What a reply is: one judge a file, each reading text only."""

@@ -1,0 +1,204 @@
+"""What the frozen base computes once, so that training need not compute it in every epoch.
+
+A training sequence is a prompt and a reply. Its last prompt tokens and its reply are the *suffix*, the tokens that
+training routes; what comes before is the *prefix*, which the base alone reads (empty when the whole prompt is
+routed, as in the paper). Two things are recorded, both without gradient:
+
+- the keys and values of the prefix in the routed layers and above;
+- the hidden states of the suffix at the entry of the first routed layer: everything below is the base's.
+
+A training step then runs the upper layers over the suffix only. Nothing here knows a loss.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from mogu.models import decoder_layers
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The base's keys and values of one prompt's prefix.
+
+    Attributes:
+        keys: per recorded layer ``(kv_heads, prefix, key_size)``; no layers when the prefix is empty.
+        values: per recorded layer ``(kv_heads, prefix, value_size)``.
+        length: number of prefix tokens.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    length: int
+
+
+class _StopForward(Exception):  # noqa: N818 - control flow, not an error
+    """Ends a forward as soon as the wanted hidden states are there."""
+
+
+class Recorder:
+    """Records from, and replays into, one model.
+
+    Args:
+        model: the base (wrapped or not); its routing must be off while recording.
+        first_layer: index of the first routed decoder layer.
+    """
+
+    def __init__(self, model: PreTrainedModel, first_layer: int) -> None:
+        self.model = model
+        self.layers = decoder_layers(model)
+        self.first_layer = first_layer
+        self._layer_returns_tuple = False
+
+    @torch.no_grad()
+    def record(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[Sequence[int]]], routed: int) -> tuple[
+        list[Prefix], list[list[Tensor]]
+    ]:
+        """Read a batch of prompts once, and for each some replies.
+
+        Args:
+            prompts: token ids of each prompt; best of like lengths.
+            replies: for each prompt the same number of replies, token ids.
+            routed: how many of the last prompt tokens belong to the suffix.
+
+        Returns:
+            Per prompt its prefix, and per prompt and reply the hidden states ``(suffix, hidden)`` at the first routed
+            layer; the suffix leaves out the reply's last token, which predicts nothing.
+        """
+        lengths = [max(0, len(prompt) - routed) for prompt in prompts]
+        cache = DynamicCache()
+        width = max(lengths)
+        if width:
+            ids, mask = pad([p[:n] for p, n in zip(prompts, lengths, strict=True)], left=True)
+            self._decoder()(
+                input_ids=ids.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0).to(self.model.device),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        prefixes = [
+            Prefix(
+                [layer.keys[row, :, width - n :].clone() for layer in cache.layers[self.first_layer :]],
+                [layer.values[row, :, width - n :].clone() for layer in cache.layers[self.first_layer :]],
+                n,
+            )
+            for row, n in enumerate(lengths)
+        ]
+        hidden: list[list[Tensor]] = [[] for _ in prompts]
+        for column in range(len(replies[0])):
+            suffixes = [
+                [*prompt[n:], *row[column][:-1]]
+                for prompt, n, row in zip(prompts, lengths, replies, strict=True)
+            ]
+            entry = self._entry(suffixes, lengths, cache if width else None)
+            if width:
+                cache.crop(-(cache.get_seq_length() - width))
+            for row, suffix in enumerate(suffixes):
+                hidden[row].append(entry[row, : len(suffix)].clone())
+        return prefixes, hidden
+
+    def _entry(self, suffixes: list[list[int]], lengths: list[int], cache: DynamicCache | None) -> Tensor:
+        """``(batch, suffix, hidden)`` that enters the first routed layer."""
+        caught: list[Tensor] = []
+
+        def catch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            caught.append(args[0] if args else kwargs["hidden_states"])
+            raise _StopForward
+
+        def see_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            self._layer_returns_tuple = isinstance(output, tuple)
+
+        hooks = [self.layers[self.first_layer].register_forward_pre_hook(catch, with_kwargs=True)]
+        if self.first_layer:
+            hooks.append(self.layers[self.first_layer - 1].register_forward_hook(see_output))
+        inputs = suffix_inputs(suffixes, lengths)
+        try:
+            self._decoder()(
+                **{k: v.to(self.model.device) for k, v in inputs.items()},
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
+        except _StopForward:
+            pass
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return caught[0]
+
+    def _decoder(self) -> nn.Module:
+        return self.model.get_decoder()
+
+    def cache(self, prefixes: Sequence[Prefix]) -> DynamicCache | None:
+        """A fresh cache that holds the prefixes, padded on the left; None when all are empty."""
+        width = max(prefix.length for prefix in prefixes)
+        if not width:
+            return None
+        cache = DynamicCache()
+        device = self.model.device
+        # The lower layers are replayed and read no cache, but transformers asks the first one for the length.
+        stand_in = torch.zeros(1, device=device).expand(len(prefixes), 1, width, 1)
+        for index in range(self.first_layer):
+            cache.update(stand_in, stand_in, index)
+        for index in range(len(prefixes[0].keys)):
+            cache.update(
+                _stack_left([p.keys[index] for p in prefixes], width).to(device),
+                _stack_left([p.values[index] for p in prefixes], width).to(device),
+                self.first_layer + index,
+            )
+        return cache
+
+    @contextmanager
+    def replay(self, hidden: Tensor) -> Iterator[None]:
+        """Within it, a forward skips the layers below the first routed one: ``hidden`` enters there."""
+
+        def give(*_: Any, **__: Any) -> Any:
+            return (hidden,) if self._layer_returns_tuple else hidden
+
+        skipped = list(self.layers[: self.first_layer])
+        for layer in skipped:
+            layer.forward = give  # an instance attribute, so the layer's other attributes stay readable
+        try:
+            yield
+        finally:
+            for layer in skipped:
+                del layer.forward
+
+
+def suffix_inputs(suffixes: Sequence[Sequence[int]], prefix_lengths: Sequence[int]) -> dict[str, Tensor]:
+    """Padded inputs for suffixes that follow prefixes which stand, padded on the left, in a cache.
+
+    Returns:
+        ``input_ids`` and ``position_ids`` ``(batch, suffix)``, ``attention_mask`` ``(batch, prefix + suffix)``.
+    """
+    ids, mask = pad(suffixes, left=False)
+    width = max(prefix_lengths)
+    lengths = torch.tensor(prefix_lengths)[:, None]
+    before = torch.arange(width)[None] >= width - lengths  # (batch, prefix)
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.cat((before.long(), mask), dim=1),
+        "position_ids": lengths + torch.arange(ids.shape[1])[None],
+    }
+
+
+def pad(rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
+    """Token ids and mask ``(batch, width)``, padded with 0 on one side."""
+    width = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for index, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[index, place] = torch.tensor(row, dtype=torch.long)
+        mask[index, place] = 1
+    return ids, mask
+
+
+def _stack_left(tensors: Sequence[Tensor], width: int) -> Tensor:
+    """``(heads, n, size)`` tensors to ``(batch, heads, width, size)``, zeros on the left."""
+    return torch.stack([nn.functional.pad(t, (0, 0, width - t.shape[1], 0)) for t in tensors])
