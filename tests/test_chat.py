@@ -5,7 +5,16 @@ import json
 
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
 from mogu.chat import Message, as_conversation, batch_left_pad, encode_chat
@@ -49,6 +58,7 @@ CONTENTS = [
     "how do I do this?",
     " do I",
     "  hello",
+    "hello  ",
     "hello  \n",
     "\n\nhello\n\n",
     "\nassistant\n",
@@ -78,6 +88,7 @@ def byte_level() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)  # as GPT-2's
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet))
     tokenizer.add_special_tokens(SPECIAL)

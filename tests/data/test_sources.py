@@ -145,9 +145,9 @@ def test_a_named_field_that_is_missing_is_told(tmp_path):
         read_requests(path, "benign", field="mine")
 
 
-@pytest.mark.parametrize("name", ["missing.jsonl", "missing.CSV", "missing.txt"])
+@pytest.mark.parametrize("name", ["missing.jsonl", "missing.CSV", "missing.txt", "folder"])
 def test_a_missing_file_is_told(tmp_path, name):
-    with pytest.raises(MoguError, match="there is no such file"):
+    with pytest.raises(MoguError, match="there is no such file or folder"):
         read_requests(tmp_path / name, "benign")
 
 
@@ -183,7 +183,7 @@ class TestDatasets:
             read_requests(f"{folder}:nope", "benign")
 
     def test_files_that_do_not_fit_together_are_told(self, folder):
-        jsonl(folder / "test.jsonl", [{"question": 5, "category": {"a": 1}}])
+        jsonl(folder / "train.jsonl", [{"question": "a", "category": None}])
         with pytest.raises(
             MoguError, match=r"dataset: no such file, and no dataset .*loaded: .*cast.*\. Give"
         ):
@@ -235,6 +235,11 @@ def test_a_missing_package_answers_with_its_install_line(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_datasets)
     with pytest.raises(MoguError, match=r'pip install "mogu-llm\[hub\]"'):
         read_requests("owner/name", "benign")
+
+
+def test_an_empty_source_is_told():
+    with pytest.raises(MoguError, match="An empty name"):
+        read_requests("", "benign")
 
 
 def test_rows_are_json_that_comes_back(tmp_path):

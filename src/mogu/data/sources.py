@@ -101,9 +101,14 @@ def _rows(source: str) -> Iterator[_Row]:
             )
         text = _read_text(path)
         return _jsonl_rows(source, text) if suffix == ".jsonl" else _csv_rows(source, text)
-    if suffix in FILE_SUFFIXES:
-        raise MoguError(f"{source}: there is no such file. Check the path.")
-    return _dataset_rows(source)
+    name, _, split = source.partition(":")
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return _dataset_rows(source, str(folder), None, split or "train")
+    if not name or suffix in FILE_SUFFIXES or name.startswith((".", "/", "~")):
+        raise MoguError(f"{source or 'An empty name'}: there is no such file or folder. Check the path.")
+    owner, *rest = name.split("/", 2)
+    return _dataset_rows(source, "/".join([owner, *rest[:1]]), "".join(rest[1:]) or None, split or "train")
 
 
 def _read_text(path: Path) -> str:
@@ -150,20 +155,15 @@ def _csv_rows(source: str, text: str) -> Iterator[_Row]:
         raise MoguError(f"{source}:{reader.reader.line_num}: not CSV ({error}). Check the quotes.") from error
 
 
-def _dataset_rows(source: str) -> Iterator[_Row]:
+def _dataset_rows(source: str, path: str, config: str | None, split: str) -> Iterator[_Row]:
     try:
         import datasets
     except ImportError as error:
         raise MoguError(
             f'{source}: no such file, and reading a dataset needs a package: pip install "mogu-llm[hub]"'
         ) from error
-    name, _, split = source.partition(":")
-    config = None
-    if not Path(name).expanduser().is_dir():
-        owner, *rest = name.split("/", 2)
-        name, config = "/".join([owner, *rest[:1]]), "".join(rest[1:]) or None
     try:
-        rows = datasets.load_dataset(str(Path(name).expanduser()), config, split=split or "train")
+        rows = datasets.load_dataset(path, config, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         # What datasets says of a file that it cannot read stands in the error's cause.
         cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
