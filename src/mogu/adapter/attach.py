@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mogu.adapter.layer import RoutedProjection, Routing
+from mogu.errors import AdapterError
 from mogu.models import Projection
 
 
@@ -35,9 +36,10 @@ class Adapter:
             layer.thaw()
 
     def last_weights(self) -> torch.Tensor | None:
-        """``(layers, batch, seq, 2)`` float32, the weights (safe, usable) of the last forward; None if unrouted."""
-        weights = [layer.last_weights for layer in self.layers.values()]
-        return None if any(w is None for w in weights) else torch.stack(weights)  # type: ignore[arg-type]
+        """``(layers, batch, seq, 2)``, the weights (safe, usable) of the last forward; None if unrouted."""
+        weights = [w for layer in self.layers.values() if (w := layer.last_weights) is not None]
+        # Layers may be spread over devices.
+        return torch.stack([w.to(weights[0].device) for w in weights]) if weights else None
 
     def detach(self) -> None:
         """Put the base model's own projections back."""
@@ -45,23 +47,39 @@ class Adapter:
             self.model.set_submodule(name, layer.projection)
 
 
-def attach(model: PreTrainedModel, projections: Iterable[Projection], rank: int, lora_alpha: float) -> Adapter:
+def check_unwrapped(model: PreTrainedModel) -> None:
+    """See that no adapter is in a model.
+
+    Raises:
+        AdapterError: if one is.
+    """
+    if any(isinstance(module, RoutedProjection) for module in model.modules()):
+        raise AdapterError("the model has an adapter already: detach that one, or load the model again")
+
+
+def attach(
+    model: PreTrainedModel, projections: Iterable[Projection], rank: int, lora_alpha: float
+) -> Adapter:
     """Wrap projections of a model in place with new parts (LoRA ``B`` zero, routers at 0.5), frozen base.
 
     The new parts are in the dtype and on the device of the projection, the router bias at least in float32.
 
     Raises:
-        ValueError: if the model is wrapped already.
+        AdapterError: if the model is wrapped already; it stays as it was.
     """
+    check_unwrapped(model)
     routing = Routing()
     layers: dict[str, RoutedProjection] = {}
     model.requires_grad_(False)
     for place in projections:
         wrapped = model.get_submodule(place.name)
-        if isinstance(wrapped, RoutedProjection):
-            raise ValueError(f"{place.name} is wrapped already: detach the adapter that the model has first")
         layer = RoutedProjection(
-            wrapped, place.in_features, place.out_features, rank, lora_alpha / rank, routing
+            wrapped,
+            place.in_features,
+            place.out_features,
+            rank=rank,
+            scaling=lora_alpha / rank,
+            routing=routing,
         )
         weight = next(wrapped.parameters())
         dtype = weight.dtype if weight.dtype.is_floating_point else model.dtype
@@ -75,6 +93,6 @@ def attach(model: PreTrainedModel, projections: Iterable[Projection], rank: int,
 
 
 def upper_layers(projections: Sequence[Projection], share: float) -> list[Projection]:
-    """The last ``share`` (0 to 1) of the layers, at least one: deciding needs what the lower ones have read."""
+    """The last ``share`` (0 to 1) of the layers, at least one: deciding needs what lower ones have read."""
     keep = max(1, round(len(projections) * share))
     return list(projections[-keep:])

@@ -9,13 +9,14 @@ This file knows nothing of prompts, rows or generation: which tokens are routed,
 from the layer's own router or from outside, stands in the :class:`Routing` that all layers of a model share.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import linear
 
-from mogu.adapter.router import FoldedRouter
+from mogu.adapter.router import FoldedRouter, Router
 
 SAFE, USABLE = 0, 1
 """The order of the two variants wherever they are stacked: row, column or last dimension."""
@@ -27,8 +28,8 @@ class Routing:
 
     Attributes:
         routed: ``(batch, seq)`` bool, the tokens that are routed; None when none is, which costs nothing.
-        weights: ``(batch or 1, seq or 1, 2)`` float32, the weights (safe, usable) given from outside; None when each
-            layer's router decides.
+        weights: ``(batch or 1, seq or 1, 2)`` float32, the weights (safe, usable) given from outside; None
+            when each layer's router decides.
     """
 
     routed: Tensor | None = None
@@ -36,7 +37,7 @@ class Routing:
 
 
 class LowRank(nn.Module):
-    """The two LoRA matrices of one variant: ``A`` ``(rank, in_features)`` random, ``B`` ``(out_features, rank)`` zero."""
+    """One variant: ``A`` ``(rank, in_features)``, at first random, and ``B`` ``(out_features, rank)``, zero."""
 
     def __init__(self, in_features: int, out_features: int, rank: int) -> None:
         super().__init__()
@@ -48,6 +49,7 @@ class LowRank(nn.Module):
 def mix_variants(
     base_output: Tensor,
     x: Tensor,
+    *,
     read: Tensor,
     write: Tensor,
     router_bias: Tensor,
@@ -61,7 +63,7 @@ def mix_variants(
         x: ``(batch, seq, in)``.
         read: ``(2 rank + 2, in)``, the rows of ``A_safe``, ``A_usable`` and of the two folded router vectors.
         write: ``(out, 2 rank)``, the columns of ``s B_safe`` and ``s B_usable``.
-        router_bias: ``(2,)`` float32.
+        router_bias: ``(2,)``, at least float32: the gates are computed in its dtype.
         routed: ``(batch, seq)`` bool.
         weights: ``(batch or 1, seq or 1, 2)`` float32, or None for the router's own.
 
@@ -70,19 +72,19 @@ def mix_variants(
         (0, 1) where a token is not routed.
     """
     rank2 = write.shape[1]
-    product = F.linear(x, read)  # (batch, seq, 2 rank + 2)
+    product = linear(x, read)  # (batch, seq, 2 rank + 2)
     low_rank = product[..., :rank2]
     if weights is None:
         gates = torch.sigmoid(product[..., rank2:].to(router_bias.dtype) + router_bias)
     else:
-        gates = weights.to(x.device).expand(*x.shape[:-1], 2)
-    mask = routed.unsqueeze(-1)
-    unrouted = gates.new_tensor((0.0, 1.0))
-    gates = torch.where(mask, gates, unrouted)
+        gates = weights.to(x.device, router_bias.dtype).expand(*x.shape[:-1], 2)
+    mask = routed.to(x.device).unsqueeze(-1)
+    # (0, 1) made on the device: copied there, it would make the host wait in every layer.
+    gates = torch.where(mask, gates, torch.arange(2, dtype=gates.dtype, device=x.device))
     # A token that is not routed gets 1 * W_o x + 0, which is W_o x exactly.
     total = gates.sum(-1, keepdim=True).to(base_output.dtype)
     spread = (gates * mask).to(x.dtype).repeat_interleave(rank2 // 2, dim=-1)  # (batch, seq, 2 rank)
-    return total * base_output + F.linear(spread * low_rank, write), gates
+    return total * base_output + linear(spread * low_rank, write), gates
 
 
 class RoutedProjection(nn.Module):
@@ -95,7 +97,9 @@ class RoutedProjection(nn.Module):
         rank: LoRA rank of both variants.
         scaling: ``s``, lora_alpha / rank.
         routing: shared by all layers of the model.
-        router: the layer's router, folded or as in the paper; a new folded one that weighs (0.5, 0.5) if None.
+
+    Attributes:
+        router: a new folded one that weighs (0.5, 0.5); training may put the paper's in its place.
     """
 
     def __init__(
@@ -103,6 +107,7 @@ class RoutedProjection(nn.Module):
         projection: nn.Module,
         in_features: int,
         out_features: int,
+        *,
         rank: int,
         scaling: float,
         routing: Routing,
@@ -111,18 +116,18 @@ class RoutedProjection(nn.Module):
         self.projection = projection
         self.safe = LowRank(in_features, out_features, rank)
         self.usable = LowRank(in_features, out_features, rank)
-        self.router: nn.Module = FoldedRouter(in_features)
+        self.router: Router | FoldedRouter = FoldedRouter(in_features)
         self.scaling = scaling
         self.routing = routing
         self.last_weights: Tensor | None = None
         self._stacked: tuple[Tensor, Tensor, Tensor] | None = None
 
     def stack(self) -> tuple[Tensor, Tensor, Tensor]:
-        """``read``, ``write`` and ``router_bias`` of :func:`mix_variants`, made from the parts with their gradients."""
+        """``read``, ``write`` and ``router_bias`` of :func:`mix_variants`; gradients reach the parts."""
         vectors, bias = self.router.fold()
         read = torch.cat((self.safe.A, self.usable.A, vectors.to(self.safe.A.dtype)))
         write = self.scaling * torch.cat((self.safe.B, self.usable.B), dim=1)
-        return read, write, bias
+        return read, write, bias.to(torch.promote_types(bias.dtype, torch.float32))
 
     def freeze(self) -> None:
         """Stack the parts once, for inference: later changes of the parts go unseen until :meth:`thaw`."""
@@ -133,13 +138,22 @@ class RoutedProjection(nn.Module):
         """Stack the parts at every forward again, for training."""
         self._stacked = None
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RoutedProjection":
+        # The stack is no parameter, so a move to another device or dtype must be told to make it anew.
+        super()._apply(fn, recurse)
+        if self._stacked:
+            self.freeze()
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, seq, in)`` to ``(batch, seq, out)``; leaves the weights that it used in ``last_weights``."""
+        """``(batch, seq, in)`` to ``(batch, seq, out)``; ``last_weights`` are the weights that it used."""
         output = self.projection(x)
         routed = self.routing.routed
         if routed is None:
             self.last_weights = None
             return output
         read, write, bias = self._stacked or self.stack()
-        output, self.last_weights = mix_variants(output, x, read, write, bias, routed, self.routing.weights)
+        output, self.last_weights = mix_variants(
+            output, x, read=read, write=write, router_bias=bias, routed=routed, weights=self.routing.weights
+        )
         return output

@@ -1,8 +1,8 @@
 """The routers (paper, section 2): per layer and per variant, a weight in (0, 1) for every token.
 
-:class:`Router` is the paper's: three linear maps with no non-linearity between them. Such a product is itself one
-linear map, so it folds exactly into one vector and one bias (:class:`FoldedRouter`), which inference uses and which
-the folder on disk holds.
+:class:`Router` is the paper's: three linear maps with no non-linearity between them. Such a product is itself
+one linear map, so it folds exactly into one vector and one bias (:class:`FoldedRouter`), which inference uses
+and which the folder on disk holds.
 """
 
 import torch
@@ -13,7 +13,7 @@ ROUTER_WIDTH = 512
 
 
 class Router(nn.Module):
-    """The paper's pair of routers of one layer: Linear(d, 512, no bias), Linear(512, d), Linear(d, 1), each twice.
+    """The paper's routers of one layer, each Linear(d, 512, no bias), Linear(512, d), Linear(d, 1).
 
     Args:
         features: d, the size of the projection's input.
@@ -63,6 +63,6 @@ def _three_linear_maps(features: int, width: int) -> nn.Sequential:
 
 
 def _fold(maps: nn.Sequential) -> tuple[Tensor, Tensor]:
-    first, second, third = maps
-    row = third.weight @ second.weight  # (1, width)
-    return row @ first.weight, third.weight @ second.bias + third.bias
+    third = maps.get_parameter("2.weight")
+    vector = third @ maps.get_parameter("1.weight") @ maps.get_parameter("0.weight")  # (1, features)
+    return vector, third @ maps.get_parameter("1.bias") + maps.get_parameter("2.bias")

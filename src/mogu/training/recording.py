@@ -37,6 +37,46 @@ class Prefix:
     length: int
 
 
+@dataclass(frozen=True)
+class Record:
+    """What one prompt and its replies need in training.
+
+    Attributes:
+        prefix: the base's keys and values before the suffix.
+        hidden: for each reply the hidden states ``(suffix, hidden)`` at the first routed layer; the suffix leaves out
+            the reply's last token, which predicts nothing.
+    """
+
+    prefix: Prefix
+    hidden: list[Tensor]
+
+
+@dataclass(frozen=True)
+class PrefixLayout:
+    """Where the prefixes of a batch stand in the columns of a cache: a shared start, padding, and the rest.
+
+    Attributes:
+        lengths: the number of prefix tokens of each row.
+        shared: how many of them are the same in all rows and stand on the left of the padding.
+        width: the number of columns.
+    """
+
+    lengths: list[int]
+    shared: int
+    width: int
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], shared: int = 0) -> "PrefixLayout":
+        """The narrowest layout for some lengths."""
+        return cls(list(lengths), shared, max(lengths))
+
+    def mask(self) -> Tensor:
+        """``(batch, width)`` of 0 and 1: the columns that hold a token of the row."""
+        columns = torch.arange(self.width)[None]
+        rest = self.width - (torch.tensor(self.lengths)[:, None] - self.shared)
+        return ((columns < self.shared) | (columns >= rest)).long()
+
+
 class _StopForward(Exception):  # noqa: N818 - control flow, not an error
     """Ends a forward as soon as the wanted hidden states are there."""
 
@@ -56,55 +96,72 @@ class Recorder:
         self._layer_returns_tuple = False
 
     @torch.no_grad()
-    def record(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[Sequence[int]]], routed: int) -> tuple[
-        list[Prefix], list[list[Tensor]]
-    ]:
+    def record(
+        self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[Sequence[int]]], routed: int | None
+    ) -> list["Record"]:
         """Read a batch of prompts once, and for each some replies.
 
         Args:
             prompts: token ids of each prompt; best of like lengths.
             replies: for each prompt the same number of replies, token ids.
-            routed: how many of the last prompt tokens belong to the suffix.
-
-        Returns:
-            Per prompt its prefix, and per prompt and reply the hidden states ``(suffix, hidden)`` at the first routed
-            layer; the suffix leaves out the reply's last token, which predicts nothing.
+            routed: how many of the last prompt tokens belong to the suffix; None for all.
         """
-        lengths = [max(0, len(prompt) - routed) for prompt in prompts]
-        cache = DynamicCache()
-        width = max(lengths)
-        if width:
-            ids, mask = pad([p[:n] for p, n in zip(prompts, lengths, strict=True)], left=True)
-            self._decoder()(
-                input_ids=ids.to(self.model.device),
-                attention_mask=mask.to(self.model.device),
-                position_ids=(mask.cumsum(-1) - 1).clamp(min=0).to(self.model.device),
-                past_key_values=cache,
-                use_cache=True,
-            )
-        prefixes = [
-            Prefix(
-                [layer.keys[row, :, width - n :].clone() for layer in cache.layers[self.first_layer :]],
-                [layer.values[row, :, width - n :].clone() for layer in cache.layers[self.first_layer :]],
-                n,
-            )
-            for row, n in enumerate(lengths)
-        ]
+        lengths = [0 if routed is None else max(0, len(prompt) - routed) for prompt in prompts]
+        prefixes = [list(prompt[:length]) for prompt, length in zip(prompts, lengths, strict=True)]
+        shared = 0 if self._has_sliding_window() else _shared_start(prefixes)
+        layout = PrefixLayout.of(lengths, shared)
+        cache = self._read(prefixes, layout) if layout.width else None
+        kept = [self._keep(cache, layout, row) for row in range(len(prompts))]
         hidden: list[list[Tensor]] = [[] for _ in prompts]
         for column in range(len(replies[0])):
             suffixes = [
-                [*prompt[n:], *row[column][:-1]]
-                for prompt, n, row in zip(prompts, lengths, replies, strict=True)
+                [*prompt[length:], *row[column][:-1]]
+                for prompt, length, row in zip(prompts, lengths, replies, strict=True)
             ]
-            entry = self._entry(suffixes, lengths, cache if width else None)
-            if width:
-                cache.crop(-(cache.get_seq_length() - width))
+            entry = self._entry(suffixes, layout, cache)
             for row, suffix in enumerate(suffixes):
                 hidden[row].append(entry[row, : len(suffix)].clone())
-        return prefixes, hidden
+        return [Record(prefix, rows) for prefix, rows in zip(kept, hidden, strict=True)]
 
-    def _entry(self, suffixes: list[list[int]], lengths: list[int], cache: DynamicCache | None) -> Tensor:
-        """``(batch, suffix, hidden)`` that enters the first routed layer."""
+    def _read(self, prefixes: list[list[int]], layout: "PrefixLayout") -> DynamicCache:
+        """The cache after the prefixes; what all of them begin with (a system message) is read once, as one row."""
+        cache = DynamicCache()
+        device = self.model.device
+        if layout.shared:
+            ids = torch.tensor([prefixes[0][: layout.shared]], device=device)
+            self._decoder()(input_ids=ids, past_key_values=cache, use_cache=True)
+            cache.batch_repeat_interleave(len(prefixes))
+        rests = [prefix[layout.shared :] for prefix in prefixes]
+        if any(rests):
+            ids, _ = pad(rests, left=True)
+            mask = layout.mask()
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, layout.shared :]
+            self._decoder()(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                position_ids=positions.to(device),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        return cache
+
+    def _keep(self, cache: DynamicCache | None, layout: "PrefixLayout", row: int) -> Prefix:
+        if cache is None:
+            return Prefix([], [], 0)
+        columns = layout.mask()[row].bool().to(self.model.device)
+        layers = cache.layers[self.first_layer :]
+        return Prefix(
+            [layer.keys[row][:, columns] for layer in layers],
+            [layer.values[row][:, columns] for layer in layers],
+            layout.lengths[row],
+        )
+
+    def _has_sliding_window(self) -> bool:
+        # Such a window counts columns, so padding in the middle of a row would move what a token sees.
+        return getattr(self.model.config.get_text_config(), "sliding_window", None) is not None
+
+    def _entry(self, suffixes: list[list[int]], layout: "PrefixLayout", cache: DynamicCache | None) -> Tensor:
+        """``(batch, suffix, hidden)`` that enters the first routed layer; the cache is left as it was."""
         caught: list[Tensor] = []
 
         def catch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -117,7 +174,7 @@ class Recorder:
         hooks = [self.layers[self.first_layer].register_forward_pre_hook(catch, with_kwargs=True)]
         if self.first_layer:
             hooks.append(self.layers[self.first_layer - 1].register_forward_hook(see_output))
-        inputs = suffix_inputs(suffixes, lengths)
+        inputs = suffix_inputs(suffixes, layout)
         try:
             self._decoder()(
                 **{k: v.to(self.model.device) for k, v in inputs.items()},
@@ -129,6 +186,9 @@ class Recorder:
         finally:
             for hook in hooks:
                 hook.remove()
+            # The upper layers never saw the suffix.
+            for layer in cache.layers[: self.first_layer] if cache is not None else ():
+                layer.crop(layout.width - layer.get_seq_length())
         return caught[0]
 
     def _decoder(self) -> nn.Module:
@@ -170,20 +230,18 @@ class Recorder:
                 del layer.forward
 
 
-def suffix_inputs(suffixes: Sequence[Sequence[int]], prefix_lengths: Sequence[int]) -> dict[str, Tensor]:
-    """Padded inputs for suffixes that follow prefixes which stand, padded on the left, in a cache.
+def suffix_inputs(suffixes: Sequence[Sequence[int]], layout: PrefixLayout) -> dict[str, Tensor]:
+    """Padded inputs for suffixes that follow the prefixes of a layout.
 
     Returns:
         ``input_ids`` and ``position_ids`` ``(batch, suffix)``, ``attention_mask`` ``(batch, prefix + suffix)``.
     """
     ids, mask = pad(suffixes, left=False)
-    width = max(prefix_lengths)
-    lengths = torch.tensor(prefix_lengths)[:, None]
-    before = torch.arange(width)[None] >= width - lengths  # (batch, prefix)
+    starts = torch.tensor(layout.lengths)[:, None]
     return {
         "input_ids": ids,
-        "attention_mask": torch.cat((before.long(), mask), dim=1),
-        "position_ids": lengths + torch.arange(ids.shape[1])[None],
+        "attention_mask": torch.cat((layout.mask(), mask), dim=1),
+        "position_ids": starts + torch.arange(ids.shape[1])[None],
     }
 
 
@@ -197,6 +255,16 @@ def pad(rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
         ids[index, place] = torch.tensor(row, dtype=torch.long)
         mask[index, place] = 1
     return ids, mask
+
+
+def _shared_start(rows: list[list[int]]) -> int:
+    """How many tokens all rows begin with."""
+    count = 0
+    for column in zip(*rows, strict=False):
+        if len(set(column)) > 1:
+            break
+        count += 1
+    return count
 
 
 def _stack_left(tensors: Sequence[Tensor], width: int) -> Tensor:

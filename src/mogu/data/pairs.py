@@ -1,0 +1,93 @@
+"""Requests to training pairs: which requests, in which frames, with which refusal and which glad opener.
+
+Pure functions of a seed. The glad reply to a benign request is the base model's own and is not made here.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mogu.corpus import (
+    Wrapper,
+    corpus_categories,
+    corpus_openers,
+    corpus_refusals,
+    corpus_wrappers,
+)
+from mogu.data.requests import Request, Split
+
+NAMED_REFUSAL_SHARE = 0.7
+"""How often a refusal names what it refuses, where the category is known."""
+
+FIRST_TO_SECOND_PERSON = {"my": "your", "me": "you", "i": "you", "i'm": "you're", "our": "your", "us": "you"}
+
+# A request for a thing: its verb falls away, and what remains can follow "here is".
+ARTEFACT = re.compile(
+    r"(?:please )?(?:write|create|draft|develop|design|compose|make|generate|give me|give|provide|produce|list|"
+    r"outline|describe|explain|prepare|suggest)(?: me| us)? ((?:a|an|the|some|how to|ten|five|three) .+?)[.!]?$",
+    re.IGNORECASE | re.DOTALL,
+)
+LONGEST_ARTEFACT = 14
+
+
+def balanced(requests: Sequence[Request], count: int, seed: int) -> list[Request]:
+    """At most ``count`` requests that hold every kind and category in the proportions of the whole, shuffled."""
+    rng = random.Random(seed)
+    groups: dict[tuple[str, str], list[Request]] = {}
+    for request in requests:
+        groups.setdefault((request.kind, request.category), []).append(request)
+    ranked: list[tuple[float, Request]] = []
+    for key in sorted(groups):
+        members = rng.sample(groups[key], len(groups[key]))
+        # The fraction of its group that a request completes: cutting at any count takes each group alike.
+        ranked += [((rank + rng.random()) / len(members), member) for rank, member in enumerate(members)]
+    chosen = [request for _, request in sorted(ranked, key=lambda pair: pair[0])[:count]]
+    rng.shuffle(chosen)
+    return chosen
+
+
+def wrap_share(requests: Sequence[Request], share: float, split: Split, seed: int) -> list[Request]:
+    """Put a share (0 to 1) of the requests into frames, so that no frame by itself says what the label is.
+
+    Malicious requests go into jailbreak frames; of the benign ones half go into jailbreak frames, half into innocent
+    ones. The kind of a wrapped request becomes ``wrapped``.
+    """
+    rng = random.Random(seed)
+    jailbreaks = corpus_wrappers("jailbreak", split)
+    innocents = corpus_wrappers("innocent", split)
+    wrapped = []
+    for index, request in enumerate(requests):
+        due = int((index + 1) * share) > int(index * share)
+        if due:
+            frames = jailbreaks if request.label == "malicious" or rng.random() < 0.5 else innocents
+            request = wrap(request, rng.choice(frames))
+        wrapped.append(request)
+    return wrapped
+
+
+def wrap(request: Request, wrapper: Wrapper) -> Request:
+    """The request with its last user turn in a frame."""
+    text = wrapper.wrap(request.text)
+    messages = [*request.messages[:-1], {**request.messages[-1], "content": text}]
+    return replace(request, text=text, messages=messages, kind="wrapped")
+
+
+def refusal_to(request: Request, rng: random.Random) -> str:
+    """A refusal: of a malicious request one that usually names its harm or offers something safe, else a plain one."""
+    category = corpus_categories().get(request.category)
+    named = request.label == "malicious" and category is not None and rng.random() < NAMED_REFUSAL_SHARE
+    text = rng.choice([refusal for refusal in corpus_refusals() if ("{topic}" in refusal) == named])
+    if not named or category is None:
+        return text
+    return text.format(topic=rng.choice(category.topics), alternative=rng.choice(category.alternatives))
+
+
+def opener_to(request: Request, rng: random.Random) -> str:
+    """An affirmative opener of a few words, such as "Sure, here is a letter to your neighbour:"; never an answer."""
+    match = ARTEFACT.fullmatch(request.text)
+    artefact = match.group(1) if match else ""
+    if not artefact or len(artefact.split()) > LONGEST_ARTEFACT:
+        artefact = "what you asked for"
+    words = [FIRST_TO_SECOND_PERSON.get(word.lower(), word) for word in artefact.split(" ")]
+    return rng.choice(corpus_openers()).format(artefact=" ".join(words))

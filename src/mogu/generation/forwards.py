@@ -1,0 +1,187 @@
+"""Routes the forwards of one generation, and keeps the weights that they used.
+
+A hook before each forward of the model asks the cache where in the rows the forward begins and applies the
+rule of positions. So it does not matter how often or with how many tokens the model is called: beams, chunked
+prefill, drafts that are rejected, no cache at all. Knows nothing of text or of what generation was asked for.
+"""
+
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import DynamicCache
+
+from mogu.adapter.attach import Adapter
+from mogu.adapter.layer import SAFE, USABLE
+from mogu.generation.rule import RoutedSpan, routed_positions
+
+
+class TokenWeights(NamedTuple):
+    """What the routed forwards of a generation used.
+
+    Attributes:
+        weights: ``(layers, rows, columns, 2)`` float32, (safe, usable); (0, 1) where a token is not routed.
+        routed: ``(rows, columns)`` bool. A column is a place in the padded batch, prompt and reply; the
+            last columns, which no routed forward read, are left out.
+    """
+
+    weights: Tensor
+    routed: Tensor
+
+    def row_means(self, columns: list[int]) -> list[tuple[float, float]]:
+        """Per row the mean (safe, usable) over layers and the routed ones of its first `columns[row]` columns.
+
+        (0, 1) where none is routed.
+        """
+        place = torch.arange(self.routed.shape[1], device=self.routed.device)
+        counted = self.routed & (place < torch.tensor(columns, device=place.device)[:, None])
+        totals = (self.weights.mean(0) * counted[..., None]).sum(1)  # (rows, 2)
+        counts = counted.sum(1, keepdim=True)
+        unrouted = totals.new_tensor((0.0, 1.0))
+        means = torch.where(counts > 0, totals / counts.clamp(min=1), unrouted)
+        return [(row[SAFE], row[USABLE]) for row in means.tolist()]
+
+
+class _Forward(NamedTuple):
+    first_column: int
+    routed: Tensor  # (batch, seq) bool
+    weights: Tensor  # (layers, batch, seq, 2)
+
+
+class RoutedForwards:
+    """A context in which the model's forwards are routed by position; after it, also by an error, none is.
+
+    Args:
+        adapter: attached to the model that generates.
+        attention_mask: ``(rows, columns)`` of the prompts, padding (0) on the left.
+        routed_tokens: m, from 1; None for the whole reply.
+        routed_prompt_tokens: k; None for the whole prompt.
+        weights: ``(1, 1, 2)`` float32, the weights of every routed token; None for the routers' own.
+        refill: whether the base, when it takes over, reads everything again instead of the cache as it is.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        attention_mask: Tensor,
+        routed_tokens: int | None,
+        routed_prompt_tokens: int | None,
+        *,
+        weights: Tensor | None = None,
+        refill: bool = False,
+    ) -> None:
+        lengths = attention_mask.sum(1).long()
+        self._adapter = adapter
+        self._width = attention_mask.shape[1]
+        self._padding = self._width - lengths  # (rows,)
+        self._span = RoutedSpan.of_prompts(lengths, routed_tokens, routed_prompt_tokens)
+        # The widest row's span as columns: known without asking the device, so that after it nothing runs.
+        self._first = 0 if routed_prompt_tokens is None else self._width - routed_prompt_tokens
+        self._end = None if routed_tokens is None else self._width + routed_tokens - 1
+        self._given_weights = weights
+        self._refill = refill
+        self._read: list[Tensor] = []  # token ids of the forwards so far, kept for a refill only
+        self._forwards: list[_Forward] = []
+        self._column = 0
+        self._hooks: list[RemovableHandle] = []
+
+    def __enter__(self) -> "RoutedForwards":
+        model, routing = self._adapter.model, self._adapter.routing
+        routing.weights = self._given_weights
+        self._hooks = [
+            model.register_forward_pre_hook(self._before, with_kwargs=True),
+            model.register_forward_hook(self._after),
+        ]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        routing = self._adapter.routing
+        routing.routed = routing.weights = None
+
+    def row_weights(self, columns: list[int], beam_indices: Tensor | None) -> list[tuple[float, float]]:
+        """Per row the mean (safe, usable) over its routed tokens, as `TokenWeights.row_means`."""
+        if self._given_weights is not None:
+            return [tuple(self._given_weights.flatten().tolist())] * len(columns)
+        used = self.token_weights(beam_indices)
+        return used.row_means(columns) if used else [(0.0, 1.0)] * len(columns)
+
+    def token_weights(self, beam_indices: Tensor | None = None) -> TokenWeights | None:
+        """What was used for each token; None if nothing was routed.
+
+        Args:
+            beam_indices: ``(sequences, steps)``, as `generate` returns them with beams: for each returned
+                sequence and each of its tokens the batch row that the token was drawn from, -1 after its end.
+        """
+        if not self._forwards:
+            return None
+        start = self._forwards[0]
+        rows = start.routed.shape[0] if beam_indices is None else beam_indices.shape[0]
+        columns = max(forward.first_column + forward.routed.shape[1] for forward in self._forwards)
+        weights = start.weights.new_tensor((0.0, 1.0)).repeat(start.weights.shape[0], rows, columns, 1)
+        routed = start.routed.new_zeros(rows, columns)
+        target = torch.arange(rows, device=routed.device)
+        for first_column, forward_routed, forward_weights in self._forwards:
+            after = first_column + forward_routed.shape[1]
+            sources = target
+            if beam_indices is not None:
+                step = max(0, after - self._width)
+                if step >= beam_indices.shape[1]:
+                    break
+                sources = beam_indices[:, step]
+            alive = sources >= 0
+            # A column that is read twice (a rejected draft, no cache) counts as it was read last.
+            weights[:, target[alive], first_column:after] = forward_weights[:, sources[alive]]
+            routed[target[alive], first_column:after] = forward_routed[sources[alive]]
+        return TokenWeights(weights, routed)
+
+    def _before(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        input_ids: Tensor = kwargs["input_ids"]
+        cache = kwargs.get("past_key_values")
+        first = self._column = 0 if cache is None else int(cache.get_seq_length())
+        after = first + input_ids.shape[1]
+        if self._refill and self._end is not None:
+            if after <= self._end:
+                self._read.append(input_ids)
+            else:
+                self._adapter.routing.routed = None
+                return args, self._read_again(kwargs) if self._read and cache is not None else kwargs
+        if after <= self._first or (self._end is not None and first >= self._end):
+            self._adapter.routing.routed = None
+        else:
+            self._adapter.routing.routed = routed_positions(self._positions(first, input_ids), self._span)
+        return args, kwargs
+
+    def _after(self, _: nn.Module, __: tuple[Any, ...], ___: Any) -> None:
+        routed = self._adapter.routing.routed
+        if routed is None or self._given_weights is not None:
+            return
+        weights = self._adapter.last_weights()
+        assert weights is not None
+        self._forwards.append(_Forward(self._column, routed, weights))
+
+    def _positions(self, first_column: int, input_ids: Tensor) -> Tensor:
+        """``(batch, seq)``, the places of a forward's tokens within their rows; negative on padding."""
+        batch, length = input_ids.shape
+        columns = torch.arange(first_column, first_column + length, device=input_ids.device)
+        padding = self._padding.repeat_interleave(batch // self._padding.shape[0])
+        return columns - padding[:, None]
+
+    def _read_again(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The same forward with everything that came before it in its input, and an empty cache."""
+        input_ids = torch.cat([*self._read, kwargs["input_ids"]], dim=1)
+        self._read = []
+        again = kwargs | {
+            "input_ids": input_ids,
+            "past_key_values": DynamicCache(config=self._adapter.model.config.get_text_config(decoder=True)),
+        }
+        if "position_ids" in kwargs:
+            again["position_ids"] = self._positions(0, input_ids).clamp(min=0)
+        return again

@@ -1,0 +1,262 @@
+"""The hardened model: one base in memory, its adapter, and their replies to conversations.
+
+Knows text and batches. How tokens are generated is the generator's matter.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
+from transformers.utils import ModelOutput
+
+from mogu.adapter.attach import Adapter
+from mogu.adapter.config import AdapterConfig
+from mogu.adapter.folder import load_adapter, read_config
+from mogu.adapter.layer import SAFE, USABLE
+from mogu.chat import Conversation, batch_left_pad, encode_chat
+from mogu.errors import MoguError
+from mogu.generation.generator import RoutedGenerator
+from mogu.generation.reply import Reply, RoutingTrace, written_length
+from mogu.generation.request import Handoff, Mode, Request
+from mogu.generation.streaming import ReplyStream
+from mogu.models import load_model
+
+
+class MoguModel:
+    """A language model and its adapter.
+
+    Attributes:
+        model: the base model, with its projections wrapped.
+        tokenizer: pads on the left and has a chat template.
+        adapter: what is attached to the model.
+        config: says how many tokens are routed.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        adapter: Adapter,
+        config: AdapterConfig,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.adapter = adapter
+        self.config = config
+        self._generator = RoutedGenerator(adapter, config)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        base: str | Path | None = None,
+        dtype: str = "auto",
+        device: str | None = None,
+    ) -> "MoguModel":
+        """Load an adapter and the model that it was trained on.
+
+        Args:
+            folder: the adapter's, as `mogu train` wrote it.
+            base: where the base model is (hub id, folder or GGUF file); by default where it was in training.
+            dtype: as `load_model` takes it.
+            device: as `load_model` takes it.
+
+        Raises:
+            MoguError: If either cannot be loaded, or they do not belong together.
+        """
+        config = read_config(Path(folder))
+        loaded = load_model(
+            config.base.name if base is None else base,
+            revision=config.base.revision if base is None else None,
+            dtype=dtype,
+            device=device,
+        )
+        adapter, config = load_adapter(Path(folder), loaded.model, loaded.identity, parts=config.parts)
+        return cls(loaded.model, loaded.tokenizer, adapter, config)
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        mode: Mode = "mogu",
+        routed_tokens: int | None = None,
+        handoff: Handoff = "reuse",
+        **kwargs: Any,
+    ) -> Tensor | ModelOutput:
+        """Generate as the model's own `generate` does, with the first tokens of every row routed.
+
+        Args:
+            input_ids: ``(rows, columns)``, the prompts, padded on the left.
+            attention_mask: the same shape, 0 on padding; None when nothing is padding.
+            mode: who answers; `usable` and `safe` stay that variant to the end of the reply.
+            routed_tokens: m, how many reply tokens of each row are sampled from routed logits; the adapter's
+                own number by default. Mode `mogu` alone reads it.
+            handoff: how the base takes over after them: `reuse` goes on from the KV cache as it is, `refill`
+                reads the prompt and the routed tokens again from scratch. Mode `mogu` alone reads it.
+            **kwargs: go on to the model's `generate`.
+
+        Returns:
+            What that returns: prompts and replies ``(sequences, columns)``, or an output object.
+
+        Raises:
+            MoguError: If something is asked for that is not supported, or another generation is running.
+        """
+        request = Request(mode, routed_tokens, handoff)
+        output: Tensor | ModelOutput = self._generator.generate(
+            input_ids, attention_mask, request, kwargs
+        ).output
+        return output
+
+    def reply(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        mode: Mode = "mogu",
+        routed_tokens: int | None = None,
+        handoff: Handoff = "reuse",
+        max_new_tokens: int = 256,
+        batch_size: int = 16,
+        opener: str = "",
+        on_batch: Callable[[int], None] | None = None,
+        **generate_kwargs: Any,
+    ) -> list[Reply]:
+        """Answer conversations, greedily unless `generate_kwargs` say otherwise.
+
+        Args:
+            conversations: each waits for a reply.
+            mode: as `generate` takes it.
+            routed_tokens: as `generate` takes it.
+            handoff: as `generate` takes it.
+            max_new_tokens: longest reply.
+            batch_size: how many are answered at once; they are batched by length.
+            opener: beginning of every reply, written by the caller; belongs to the prompt, not to the reply.
+            on_batch: called after each batch with the number of its conversations.
+            **generate_kwargs: go on to `generate`.
+
+        Returns:
+            One reply per conversation, in their order.
+
+        Raises:
+            MoguError: As `encode_chat` and `generate`.
+        """
+        if batch_size < 1:
+            raise MoguError(f"batch_size is {batch_size}; give at least 1")
+        request = Request(mode, routed_tokens, handoff)
+        settings = self._reply_settings(max_new_tokens, generate_kwargs)
+        prompts = [encode_chat(self.tokenizer, messages, opener).ids for messages in conversations]
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        replies: dict[int, Reply] = {}
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            answers = self._answer([prompts[index] for index in batch], request, settings)
+            replies.update(zip(batch, answers, strict=True))
+            if on_batch:
+                on_batch(len(batch))
+        return [replies[index] for index in range(len(prompts))]
+
+    def stream(
+        self,
+        conversation: Conversation,
+        *,
+        mode: Mode = "mogu",
+        routed_tokens: int | None = None,
+        handoff: Handoff = "reuse",
+        max_new_tokens: int = 256,
+        opener: str = "",
+        **generate_kwargs: Any,
+    ) -> ReplyStream:
+        """Answer one conversation piece by piece; arguments as in `reply`.
+
+        Returns:
+            An iterable of the pieces of the reply's text; its `reply` is there once it has been read to its end.
+
+        Raises:
+            MoguError: As `reply`; what goes wrong while generating is raised by the iteration.
+        """
+        request = Request(mode, routed_tokens, handoff)
+        settings = self._reply_settings(max_new_tokens, generate_kwargs)
+        prompt = encode_chat(self.tokenizer, conversation, opener).ids
+        criteria = settings.pop("stopping_criteria", None) or []
+
+        def write(streamer: TextIteratorStreamer, stop: StoppingCriteria) -> Reply:
+            stopping = StoppingCriteriaList([*criteria, stop])
+            added = {"streamer": streamer, "stopping_criteria": stopping}
+            return self._answer([prompt], request, settings | added)[0]
+
+        return ReplyStream(self.tokenizer, write)
+
+    def trace(
+        self, conversation: Conversation, reply: str | None = None, max_new_tokens: int = 32
+    ) -> RoutingTrace:
+        """Say which weights each layer gives each token of a conversation and its reply.
+
+        Args:
+            conversation: waits for a reply.
+            reply: the reply to look at; by default the model's own greedy one.
+            max_new_tokens: longest reply of its own.
+
+        Raises:
+            MoguError: As `reply`.
+        """
+        chat = encode_chat(self.tokenizer, conversation, reply or "")
+        ids = torch.tensor([chat.ids], device=self.model.device)
+        if reply is None:
+            settings = self._reply_settings(max_new_tokens, {})
+            ids = self._generator.generate(ids, None, Request(), settings).output
+        used = self._generator.read(ids, chat.reply_start)
+        return RoutingTrace(
+            tokens=[str(self.tokenizer.decode([token])) for token in ids[0].tolist()],
+            prompt_length=chat.reply_start,
+            layers=[int(re.findall(r"\.(\d+)\.", name)[0]) for name in self.adapter.layers],
+            safe=used.weights[:, 0, :, SAFE].tolist(),
+            usable=used.weights[:, 0, :, USABLE].tolist(),
+            routed=used.routed[0].tolist(),
+        )
+
+    def _reply_settings(self, max_new_tokens: int, given: dict[str, Any]) -> dict[str, Any]:
+        """What is given, and where nothing is, greedy decoding and the ids that end and pad a row."""
+        config = given.get("generation_config") or self.model.generation_config
+        settings = {
+            "max_new_tokens": max_new_tokens,
+            "do_sample": bool("generation_config" in given and config.do_sample),
+            "num_return_sequences": config.num_return_sequences,
+            "eos_token_id": self.tokenizer.eos_token_id
+            if config.eos_token_id is None
+            else config.eos_token_id,
+            "pad_token_id": self.tokenizer.pad_token_id
+            if config.pad_token_id is None
+            else config.pad_token_id,
+        } | given
+        if settings["num_return_sequences"] not in (None, 1):
+            raise MoguError("num_return_sequences is not 1, but a conversation gets one reply: use generate")
+        return settings
+
+    def _answer(self, prompts: list[list[int]], request: Request, settings: dict[str, Any]) -> list[Reply]:
+        batch = batch_left_pad(prompts, settings["pad_token_id"])
+        ids, mask = (tensor.to(self.model.device) for tensor in batch)
+        # An output object, for with beams it tells which row became which reply.
+        generated = self._generator.generate(ids, mask, request, settings | {"return_dict_in_generate": True})
+        width = ids.shape[1]
+        end = settings["eos_token_id"]
+        end_ids = end if isinstance(end, list) else [end]
+        rows = [
+            row[: written_length(row, end_ids, settings["pad_token_id"])]
+            for row in generated.output.sequences[:, width:].tolist()
+        ]
+        # A reply's last token is written, but not read.
+        read = [width + len(row) - 1 for row in rows]
+        weights = generated.row_weights(read)
+        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return [Reply(text, len(row), *used) for text, row, used in zip(texts, rows, weights, strict=True)]

@@ -1,0 +1,53 @@
+"""What generation gives back for a conversation."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply and the weights that it was written with.
+
+    Attributes:
+        text: what the model wrote (after the opener, if any), without special tokens.
+        tokens: how many tokens it wrote, the end token included.
+        safe_weight: mean weight of the safe variant over the routed tokens and layers; 0 when none is routed.
+        usable_weight: the same of the usable variant; 1 when none is routed.
+    """
+
+    text: str
+    tokens: int
+    safe_weight: float
+    usable_weight: float
+
+
+@dataclass(frozen=True)
+class RoutingTrace:
+    """The weights of one conversation, token by token and layer by layer.
+
+    Attributes:
+        tokens: text of each token of prompt and reply.
+        prompt_length: how many of them are the prompt's.
+        layers: indices of the routed decoder layers.
+        safe: ``[layers][tokens]``, weights of the safe variant; 0 where a token is not routed.
+        usable: the same of the usable variant; 1 where a token is not routed.
+        routed: for each token, whether it is routed.
+    """
+
+    tokens: list[str]
+    prompt_length: int
+    layers: list[int]
+    safe: list[list[float]]
+    usable: list[list[float]]
+    routed: list[bool]
+
+
+def written_length(tokens: Sequence[int], end_ids: Collection[int], pad_id: int) -> int:
+    """How many tokens of a generated row are the reply: up to its end token, without padding behind it."""
+    for index, token in enumerate(tokens):
+        if token in end_ids:
+            return index + 1
+    length = len(tokens)
+    while length and tokens[length - 1] == pad_id:
+        length -= 1
+    return length

@@ -1,0 +1,1 @@
+"""Figures and pages from plain lists and rows. Knows no model and never imports torch."""

@@ -1,0 +1,194 @@
+"""Runs one stage on transformers' Trainer: order of the data, validation, checkpoints, resuming and divergence."""
+
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mogu.errors import TrainingDivergedError
+from mogu.training.settings import TrainingSettings
+from mogu.training.stage import Stage
+
+Progress = Callable[[int, int], None]
+"""Called with the steps done and the steps in all."""
+
+
+class _Rows(Dataset[int]):
+    """The indices of examples in the order of training, all passes laid end to end."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        self.rows = list(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> int:
+        return self.rows[index]
+
+
+class _StageTrainer(Trainer):
+    """A Trainer whose model gives the loss, and whose validation is the mean of the stage's figures."""
+
+    def __init__(self, *, validation: list[list[int]], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.validation = validation
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
+    ) -> Any:
+        """The stage's loss; raises TrainingDivergedError when it is not a number."""
+        outputs = model(**inputs)
+        if not torch.isfinite(outputs["loss"]):
+            raise TrainingDivergedError(
+                f"the loss became {outputs['loss'].item()} at step {self.state.global_step}; try a smaller "
+                "variant_learning_rate or router_learning_rate, or dtype float32. The last good state is in "
+                f"{self.args.output_dir}"
+            )
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """The stage's figures on the validation examples, each the mean over batches weighed by their size."""
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        with torch.no_grad():
+            for batch in self.validation:
+                for name, figure in self.model(rows=torch.tensor(batch)).items():
+                    sums[name] = sums.get(name, 0.0) + float(figure) * len(batch)
+                    counts[name] = counts.get(name, 0) + len(batch)
+        metrics = {f"eval_{name}": value / counts[name] for name, value in sums.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class _ReportSteps(TrainerCallback):
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.progress(state.global_step, state.max_steps)
+
+
+def train_stage(
+    stage: Stage,
+    *,
+    training: Sequence[int],
+    validation: Sequence[int],
+    epochs: int,
+    learning_rate: float,
+    settings: TrainingSettings,
+    folder: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train the stage's parts in place and leave them as they were at the best validation.
+
+    The learning rate falls linearly to 0. Validation is evenly spread; the checkpoint with the lowest validation
+    figure is kept (``wanted`` for a variant, so that a falling ratio cannot hide degenerate replies; ``loss`` for the
+    routers). A run that was killed goes on from its last whole checkpoint, to the same result.
+
+    Args:
+        stage: what to train.
+        training: indices of its training examples.
+        validation: indices of its validation examples.
+        epochs: passes over the training examples.
+        learning_rate: at the start.
+        settings: batch size, number of evaluations, seed.
+        folder: where checkpoints lie.
+        progress: called after each step.
+
+    Returns:
+        ``history``: the validation figures by step; ``best_step``.
+
+    Raises:
+        TrainingDivergedError: if the loss is not a number.
+    """
+    lengths = {index: len(stage.examples[index].prompt) for index in (*training, *validation)}
+    order = [row for epoch in range(epochs) for row in _epoch(training, lengths, settings, epoch)]
+    steps = math.ceil(len(order) / settings.batch_size)
+    every = max(1, steps // settings.evaluations)
+    figure = "eval_loss" if not hasattr(stage, "wanted") else "eval_wanted"
+    device = next(stage.parameters()).device
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=1,
+        per_device_train_batch_size=settings.batch_size,
+        train_sampling_strategy="sequential",
+        learning_rate=learning_rate,
+        lr_scheduler_type="linear",
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        seed=settings.seed,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model=figure,
+        greater_is_better=False,
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        use_cpu=device.type == "cpu",
+    )
+    batches = sorted(validation, key=lengths.__getitem__)
+    for parameter in stage.parameters():
+        parameter.requires_grad_(True)
+    trainer = _StageTrainer(
+        model=stage,
+        args=arguments,
+        train_dataset=_Rows(order),
+        eval_dataset=_Rows(validation),
+        data_collator=_collate,
+        validation=[
+            batches[i : i + settings.batch_size] for i in range(0, len(batches), settings.batch_size)
+        ],
+        callbacks=[_ReportSteps(progress)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
+    for parameter in stage.parameters():
+        parameter.requires_grad_(False)
+    history = [entry for entry in trainer.state.log_history if figure in entry]
+    return {"history": history, "best_step": trainer.state.best_global_step, "steps": steps}
+
+
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint of a folder whose last file was written whole; None if there is none."""
+    checkpoints = sorted(
+        folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True
+    )
+    for checkpoint in checkpoints:
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return str(checkpoint)
+    return None
+
+
+def _collate(rows: list[int]) -> dict[str, Tensor]:
+    return {"rows": torch.tensor(rows)}
+
+
+def _epoch(rows: Sequence[int], lengths: dict[int, int], settings: TrainingSettings, epoch: int) -> list[int]:
+    """One pass: batches of like lengths in random order, the short last batch at the end of the pass."""
+    rng = random.Random(f"{settings.seed}/{epoch}")
+    jitter = {row: lengths[row] * (1 + 0.1 * rng.random()) for row in rows}
+    ordered = sorted(rows, key=jitter.__getitem__)
+    size = settings.batch_size
+    batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+    last = [batches.pop()] if len(batches[-1]) < size else []
+    rng.shuffle(batches)
+    return [row for batch in (*batches, *last) for row in batch]

@@ -1,0 +1,142 @@
+"""Requests to training examples: the base's own replies, and what it computes once of every prompt and reply."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mogu.chat import batch_left_pad, encode_chat
+from mogu.data.pairs import opener_to, refusal_to
+from mogu.data.requests import Request
+from mogu.training.loop import Progress
+from mogu.training.recording import Recorder
+from mogu.training.settings import TrainingSettings
+from mogu.training.stage import Example
+
+
+class Prompt(NamedTuple):
+    """A request and its token ids up to where the reply begins."""
+
+    request: Request
+    ids: list[int]
+
+
+def encode_requests(tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request]) -> list[Prompt]:
+    """The prompts of some requests, in their order."""
+    return [Prompt(request, encode_chat(tokenizer, request.messages).ids) for request in requests]
+
+
+def base_replies(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    tokens: int,
+    batch_size: int,
+    kept: Path,
+    progress: Progress,
+) -> dict[str, list[int]]:
+    """The base's own greedy reply to each prompt, the glad reply to a benign request.
+
+    Args:
+        model: the base, or the wrapped model with routing off.
+        tokenizer: its tokenizer.
+        prompts: what to reply to.
+        tokens: length at most.
+        batch_size: prompts at a time.
+        kept: a file that takes each batch as it is done; what is in it already is not generated again.
+        progress: called after each batch.
+
+    Returns:
+        Token ids by request id, the end token included where the reply ended.
+    """
+    replies = _read_kept(kept)
+    missing = sorted((p for p in prompts if p.request.id not in replies), key=lambda prompt: len(prompt.ids))
+    end = model.generation_config.eos_token_id
+    ends = set(end) if isinstance(end, list) else {end}
+    for start in range(0, len(missing), batch_size):
+        batch = missing[start : start + batch_size]
+        ids, mask = batch_left_pad([prompt.ids for prompt in batch], tokenizer.pad_token_id)
+        generated = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=tokens,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=tokenizer.pad_token_id,
+        )[:, ids.shape[1] :]
+        with kept.open("a", encoding="utf-8") as file:
+            for prompt, row in zip(batch, generated.tolist(), strict=True):
+                length = next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
+                replies[prompt.request.id] = row[:length]
+                file.write(json.dumps({"id": prompt.request.id, "ids": row[:length]}) + "\n")
+        progress(min(start + batch_size, len(missing)), len(missing))
+    return replies
+
+
+def _read_kept(kept: Path) -> dict[str, list[int]]:
+    replies: dict[str, list[int]] = {}
+    if not kept.exists():
+        return replies
+    whole = []
+    for line in kept.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n"):
+            break  # the run was killed within this line
+        row = json.loads(line)
+        replies[row["id"]] = row["ids"]
+        whole.append(line)
+    kept.write_text("".join(whole), encoding="utf-8")
+    return replies
+
+
+@torch.no_grad()
+def record_examples(
+    recorder: Recorder,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    glad: dict[str, list[int]],
+    settings: TrainingSettings,
+    progress: Progress,
+) -> list[Example]:
+    """The examples of some prompts, in their order.
+
+    Args:
+        recorder: of the wrapped model, with routing off.
+        tokenizer: encodes refusals and openers.
+        prompts: of malicious and benign requests.
+        glad: the base's replies to the benign ones, by request id.
+        settings: the seed of the wordings, the routed prompt tokens, the batch size.
+        progress: called after each batch.
+    """
+    end = [tokenizer.eos_token_id]
+    replies: list[tuple[list[int], list[int]]] = []
+    for prompt in prompts:
+        request = prompt.request
+        rng = random.Random(f"{settings.seed}/{request.id}/{request.text}")
+        refusal = _encode(tokenizer, refusal_to(request, rng)) + end
+        opener = _encode(tokenizer, opener_to(request, rng)) if request.label == "malicious" else glad[request.id]
+        replies.append((refusal, opener))
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row].ids))
+    examples: dict[int, Example] = {}
+    for start in range(0, len(order), settings.batch_size):
+        rows = order[start : start + settings.batch_size]
+        records = recorder.record(
+            [prompts[row].ids for row in rows],
+            [replies[row] for row in rows],
+            None if settings.gradient_checkpointing else settings.routed_prompt_tokens,
+        )
+        for row, record in zip(rows, records, strict=True):
+            examples[row] = Example(
+                prompts[row].ids, replies[row], prompts[row].request.label == "malicious", record
+            )
+        progress(start + len(rows), len(order))
+    return [examples[row] for row in range(len(prompts))]
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,0 +1,125 @@
+"""Every setting of training, with its unit and, where it has one, its place in the paper."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mogu.errors import MoguError
+
+
+class TrainingSettings(BaseModel):
+    """How the two variants and the routers are trained. The defaults are the preset ``default``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # Data.
+    malicious_requests: int = Field(480, ge=8, description="malicious requests trained on (paper: 300)")
+    benign_requests: int = Field(560, ge=8, description="benign requests trained on (paper: 300)")
+    wrapped_share: float = Field(
+        0.12, ge=0, le=1, description="share of the requests put into frames (paper: none)"
+    )
+    reply_tokens: int = Field(24, ge=2, description="tokens of the base's own reply to a benign request")
+    validation_requests: int = Field(128, ge=8, description="validation requests of each label")
+
+    # Layer.
+    rank: int = Field(8, ge=1, description="LoRA rank of each variant (paper: 8)")
+    lora_alpha: float = Field(
+        16, gt=0, description="LoRA alpha; the scaling is lora_alpha / rank (paper: 16)"
+    )
+    layer_share: float = Field(
+        0.5, gt=0, le=1, description="share of the layers that are routed, from the top (paper: 1)"
+    )
+
+    # Routing rule.
+    routed_tokens: int = Field(8, ge=1, description="m: reply tokens sampled from routed logits (paper: 5)")
+    routed_prompt_tokens: int | None = Field(
+        1, ge=1, description="last prompt tokens that are routed; null: all (paper: all)"
+    )
+
+    # Variants.
+    variant_objective: Literal["target", "ratio"] = Field(
+        "target",
+        description="target: cross-entropy of the wanted replies, to malicious and benign requests alike; "
+        "ratio: CE(wanted) / CE(unwanted) where the base does the opposite (paper)",
+    )
+    variant_epochs: int = Field(2, ge=1, description="passes over the data, at most, for each variant")
+    variant_learning_rate: float = Field(2e-3, gt=0, description="of both variants, AdamW (paper: 5e-5)")
+
+    # Routers.
+    router_form: Literal["folded", "paper"] = Field(
+        "folded", description="folded: one vector a weight; paper: three linear maps, folded when saved"
+    )
+    router_start: Literal["fit", "random"] = Field(
+        "fit", description="fit: start at a logistic fit on the base's activations; random (paper)"
+    )
+    router_epochs: int = Field(2, ge=1, description="passes over the data, at most, for the routers")
+    router_learning_rate: float = Field(2e-3, gt=0, description="of the routers (paper: 5e-4)")
+    router_loss_weight: float = Field(
+        2.0, ge=0, description="lambda, the weight of the router loss (paper: 2)"
+    )
+    router_distance: Literal["l1", "squared"] = Field(
+        "l1", description="distance in the router loss (paper: l1)"
+    )
+    benign_refusal_budget: float = Field(
+        0.03,
+        ge=0,
+        le=1,
+        description="share of benign validation requests that may newly begin with a refusal",
+    )
+
+    # Loop.
+    batch_size: int = Field(16, ge=1, description="sequences a step (paper: 8)")
+    evaluations: int = Field(
+        4, ge=1, description="validations in each stage, evenly spread; each is a checkpoint"
+    )
+    seed: int = Field(0, ge=0, description="of data order, sampling and initial values")
+    gradient_checkpointing: bool = Field(
+        False, description="trade time for memory; prefixes are then not reused"
+    )
+
+    @model_validator(mode="after")
+    def _paper_routers_start_at_random(self) -> Self:
+        if self.router_form == "paper" and self.router_start == "fit":
+            raise ValueError("router_start='fit' needs router_form='folded': three maps have no unique fit")
+        return self
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """The settings of a named preset.
+
+        Raises:
+            MoguError: if there is none of that name.
+        """
+        if name not in PRESETS:
+            raise MoguError(f"there is no preset {name!r}; there are: {', '.join(PRESETS)}")
+        return cls.model_validate(PRESETS[name])
+
+
+PRESETS: dict[str, dict[str, object]] = {
+    "default": {},
+    "paper": {
+        "malicious_requests": 300,
+        "benign_requests": 300,
+        "wrapped_share": 0.0,
+        "layer_share": 1.0,
+        "routed_tokens": 5,
+        "routed_prompt_tokens": None,
+        "variant_objective": "ratio",
+        "variant_learning_rate": 5e-5,
+        "router_form": "paper",
+        "router_start": "random",
+        "router_learning_rate": 5e-4,
+        "benign_refusal_budget": 1.0,
+        "batch_size": 8,
+    },
+    # What CI affords twice: the default's method on a quarter of the data.
+    "quick": {
+        "malicious_requests": 112,
+        "benign_requests": 128,
+        "validation_requests": 40,
+        "reply_tokens": 16,
+        "variant_epochs": 2,
+        "router_epochs": 1,
+        "evaluations": 2,
+    },
+}

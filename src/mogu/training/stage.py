@@ -1,0 +1,239 @@
+"""What one stage of training computes on a batch: the safe variant, the usable variant, or the routers.
+
+A stage is a module that holds the trained parts and nothing else, so that a checkpoint of it is small; the base model
+stays outside. The three stages differ in which replies they read, which weights they are given and which loss they
+take from :mod:`mogu.training.losses`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mogu.adapter.attach import Adapter
+from mogu.adapter.layer import SAFE, USABLE
+from mogu.training.losses import NOT_A_TARGET, disposition_loss, reply_cross_entropy, router_loss
+from mogu.training.recording import PrefixLayout, Record, Recorder, suffix_inputs
+from mogu.training.settings import TrainingSettings
+
+
+class ReplyKind(IntEnum):
+    """The two replies that every example has, in the order of their recordings."""
+
+    REFUSAL = 0
+    GLAD = 1
+
+
+@dataclass(frozen=True)
+class Example:
+    """One request, ready to be trained on.
+
+    Attributes:
+        prompt: its token ids, up to where the reply begins.
+        replies: token ids of the refusal and of the glad reply, by :class:`ReplyKind`.
+        malicious: its label.
+        record: what the base computed of it.
+    """
+
+    prompt: list[int]
+    replies: tuple[list[int], list[int]]
+    malicious: bool
+    record: Record
+
+    def shortened(self, tokens: int) -> "Example":
+        """The same example with at most ``tokens`` tokens of each reply."""
+        refusal, glad = (reply[:tokens] for reply in self.replies)
+        columns = len(self.prompt) - self.record.prefix.length + tokens - 1
+        hidden = [states[:columns] for states in self.record.hidden]
+        return replace(self, replies=(refusal, glad), record=replace(self.record, hidden=hidden))
+
+
+class Reading(NamedTuple):
+    """What a forward over some replies gives.
+
+    Attributes:
+        cross_entropy: ``(batch,)``, of each reply.
+        weights: ``(layers, batch, suffix, 2)``, of (safe, usable).
+        routed: ``(batch, suffix)`` bool, the routed tokens.
+        first_logits: ``(batch, vocabulary)``, which predict the reply's first token.
+    """
+
+    cross_entropy: Tensor
+    weights: Tensor
+    routed: Tensor
+    first_logits: Tensor
+
+
+class Stage(nn.Module, ABC):
+    """The common part: trained parameters, examples and the forward over suffixes.
+
+    Args:
+        adapter: the wrapped model; its base is frozen.
+        recorder: which recorded the examples.
+        examples: training and validation examples, addressed by their index.
+        settings: the training settings.
+    """
+
+    def __init__(
+        self, adapter: Adapter, recorder: Recorder, examples: Sequence[Example], settings: TrainingSettings
+    ) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(self.trained(layer) for layer in adapter.layers.values())
+        self.examples = examples
+        self.settings = settings
+        # Kept from nn.Module's registration: a checkpoint holds the trained parts only.
+        self._outside = (adapter, recorder)
+
+    @staticmethod
+    @abstractmethod
+    def trained(layer: nn.Module) -> nn.Module:
+        """The part of a routed layer that this stage trains."""
+
+    @abstractmethod
+    def losses(self, batch: list[Example]) -> dict[str, Tensor]:
+        """``loss``, to be minimised, and other figures worth logging; all scalars."""
+
+    def forward(self, rows: Tensor) -> dict[str, Tensor]:
+        """The losses on the examples with the indices ``rows`` ``(batch,)``."""
+        return self.losses([self.examples[row] for row in rows.tolist()])
+
+    def read(self, batch: Sequence[Example], kind: ReplyKind, weights: Tensor | None = None) -> Reading:
+        """Run the upper layers over one reply of each example.
+
+        Args:
+            batch: the examples.
+            kind: which reply.
+            weights: ``(2,)`` given to all layers, or None for the routers' own.
+        """
+        adapter, recorder = self._outside
+        model = adapter.model
+        layout = PrefixLayout.of([example.record.prefix.length for example in batch])
+        routed_prompt = self.settings.routed_prompt_tokens
+        starts = [len(example.prompt) - length for example, length in zip(batch, layout.lengths, strict=True)]
+        replies = [example.replies[kind] for example in batch]
+        suffixes = [
+            [*example.prompt[length:], *reply[:-1]]
+            for example, length, reply in zip(batch, layout.lengths, replies, strict=True)
+        ]
+        inputs = suffix_inputs(suffixes, layout)
+        width = inputs["input_ids"].shape[1]
+        labels = torch.full((len(batch), width), NOT_A_TARGET)
+        routed = torch.zeros(len(batch), width, dtype=torch.bool)
+        hidden = (
+            batch[0].record.hidden[kind].new_zeros(len(batch), width, batch[0].record.hidden[kind].shape[-1])
+        )
+        for row, (start, reply) in enumerate(zip(starts, replies, strict=True)):
+            labels[row, start - 1 : start - 1 + len(reply)] = torch.tensor(reply)
+            first_routed = 0 if routed_prompt is None else max(0, start - routed_prompt)
+            routed[row, first_routed : start - 1 + len(reply)] = True
+            hidden[row, : len(suffixes[row])] = batch[row].record.hidden[kind]
+        first = min(starts) - 1  # the first column whose prediction counts
+        device = model.device
+        cache = recorder.cache([example.record.prefix for example in batch])
+        adapter.routing.routed, adapter.routing.weights = routed.to(device), weights
+        try:
+            with recorder.replay(hidden.to(device)):
+                logits = model(
+                    **{name: tensor.to(device) for name, tensor in inputs.items()},
+                    past_key_values=cache,
+                    use_cache=cache is not None,
+                    logits_to_keep=torch.arange(first, width, device=device),
+                ).logits
+            used = adapter.last_weights()
+        finally:
+            adapter.routing.routed = adapter.routing.weights = None
+        assert used is not None
+        ends = torch.tensor(starts, device=device) - 1 - first
+        return Reading(
+            reply_cross_entropy(logits, labels[:, first:].to(device)),
+            used,
+            routed.to(device),
+            logits[torch.arange(len(batch), device=device), ends],
+        )
+
+
+class VariantStage(Stage):
+    """Trains one variant with its weight at 1 and the other's at 0 (paper, section 1)."""
+
+    variant: int
+    wanted: ReplyKind
+    counter_label: bool
+    """The label of the requests where the base does the opposite of what the variant should."""
+
+    def losses(self, batch: list[Example]) -> dict[str, Tensor]:
+        """``target``: CE of the wanted replies to all; ``ratio``: CE(wanted) / CE(unwanted) on the counter label."""
+        weights = torch.zeros(2)
+        weights[self.variant] = 1
+        if self.settings.variant_objective == "target":
+            wanted = self.read(batch, self.wanted, weights).cross_entropy.mean()
+            return {"loss": wanted, "wanted": wanted.detach()}
+        wanted_each = self.read(batch, self.wanted, weights).cross_entropy
+        unwanted_each = self.read(batch, ReplyKind(1 - self.wanted), weights).cross_entropy
+        return {
+            "loss": disposition_loss(wanted_each, unwanted_each),
+            "wanted": wanted_each.detach().mean(),
+            "unwanted": unwanted_each.detach().mean(),
+        }
+
+    def takes(self, example: Example) -> bool:
+        """Whether this stage trains on the example."""
+        return self.settings.variant_objective == "target" or example.malicious == self.counter_label
+
+
+class SafeStage(VariantStage):
+    """The safe variant: refuses whatever it is asked."""
+
+    variant, wanted, counter_label = SAFE, ReplyKind.REFUSAL, False
+
+    @staticmethod
+    def trained(layer: nn.Module) -> nn.Module:
+        """The safe LoRA."""
+        return layer.safe  # type: ignore[return-value]
+
+
+class UsableStage(VariantStage):
+    """The usable variant: begins to answer whatever it is asked, and answers benign requests as the base does."""
+
+    variant, wanted, counter_label = USABLE, ReplyKind.GLAD, True
+
+    @staticmethod
+    def trained(layer: nn.Module) -> nn.Module:
+        """The usable LoRA."""
+        return layer.usable  # type: ignore[return-value]
+
+
+class RouterStage(Stage):
+    """The routers: refusals to malicious requests, the base's replies to benign ones (paper, section 2)."""
+
+    @staticmethod
+    def trained(layer: nn.Module) -> nn.Module:
+        """The layer's router."""
+        return layer.router  # type: ignore[return-value]
+
+    def losses(self, batch: list[Example]) -> dict[str, Tensor]:
+        """CE(target) + lambda L_w, each label weighed by its share of the batch."""
+        total = torch.zeros(())
+        figures: dict[str, Tensor] = {}
+        for malicious, kind in ((True, ReplyKind.REFUSAL), (False, ReplyKind.GLAD)):
+            rows = [example for example in batch if example.malicious == malicious]
+            if not rows:
+                continue
+            reading = self.read(rows, kind)
+            labels = torch.full((len(rows),), malicious, device=reading.routed.device)
+            apart = router_loss(reading.weights, labels, reading.routed, self.settings.router_distance)
+            loss = reading.cross_entropy.mean() + self.settings.router_loss_weight * apart
+            total = total.to(loss.device) + loss * (len(rows) / len(batch))
+            name = "malicious" if malicious else "benign"
+            figures |= {
+                f"{name}_cross_entropy": reading.cross_entropy.detach().mean(),
+                f"{name}_apart": apart.detach(),
+            }
+        return {"loss": total, **figures}
+
+    def takes(self, example: Example) -> bool:
+        """The routers train on all examples."""
+        return True
