@@ -37,7 +37,7 @@ class Routing:
 
 
 class LowRank(nn.Module):
-    """One variant: ``A`` ``(rank, in_features)``, at first random, and ``B`` ``(out_features, rank)``, zero."""
+    """One variant: ``A`` ``(rank, in_features)``, random at first, ``B`` ``(out_features, rank)``, zero."""
 
     def __init__(self, in_features: int, out_features: int, rank: int) -> None:
         super().__init__()
@@ -153,6 +153,8 @@ class RoutedProjection(nn.Module):
             self.last_weights = None
             return output
         read, write, bias = self._stacked or self.stack()
+        # In training the parts may be more precise than the model.
+        read, write = read.to(x.dtype), write.to(x.dtype)
         output, self.last_weights = mix_variants(
             output, x, read=read, write=write, router_bias=bias, routed=routed, weights=self.routing.weights
         )

@@ -34,6 +34,12 @@ class Router(nn.Module):
         folded = [_fold(maps) for maps in (self.safe, self.usable)]
         return torch.cat([vector for vector, _ in folded]), torch.cat([bias for _, bias in folded])
 
+    @torch.no_grad()
+    def shift(self, offset: float) -> None:
+        """Add to the logit of the safe variant what is taken from that of the usable one."""
+        self.safe.get_parameter("2.bias").add_(offset)
+        self.usable.get_parameter("2.bias").sub_(offset)
+
 
 class FoldedRouter(nn.Module):
     """A pair of routers as one vector and one bias each; a new one weighs both variants 0.5.
@@ -54,6 +60,11 @@ class FoldedRouter(nn.Module):
     def fold(self) -> tuple[Tensor, Tensor]:
         """The vectors ``(2, features)`` and the bias ``(2,)`` as they are."""
         return self.vectors, self.bias
+
+    @torch.no_grad()
+    def shift(self, offset: float) -> None:
+        """Add to the logit of the safe variant what is taken from that of the usable one."""
+        self.bias.add_(self.bias.new_tensor((offset, -offset)))
 
 
 def _three_linear_maps(features: int, width: int) -> nn.Sequential:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from mogu.chat import Message
 from mogu.corpus import (
     Wrapper,
     corpus_categories,
@@ -69,7 +70,8 @@ def wrap_share(requests: Sequence[Request], share: float, split: Split, seed: in
 def wrap(request: Request, wrapper: Wrapper) -> Request:
     """The request with its last user turn in a frame."""
     text = wrapper.wrap(request.text)
-    messages = [*request.messages[:-1], {**request.messages[-1], "content": text}]
+    last = Message(role=request.messages[-1]["role"], content=text)
+    messages = [*request.messages[:-1], last]
     return replace(request, text=text, messages=messages, kind="wrapped")
 
 

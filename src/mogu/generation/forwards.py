@@ -31,9 +31,13 @@ class TokenWeights(NamedTuple):
     routed: Tensor
 
     def row_means(self, columns: list[int]) -> list[tuple[float, float]]:
-        """Per row the mean (safe, usable) over layers and the routed ones of its first `columns[row]` columns.
+        """Per row the mean (safe, usable) over layers and the routed ones of its first columns.
 
-        (0, 1) where none is routed.
+        Args:
+            columns: for each row, how many of its columns count.
+
+        Returns:
+            (0, 1) for a row of which none is routed.
         """
         place = torch.arange(self.routed.shape[1], device=self.routed.device)
         counted = self.routed & (place < torch.tensor(columns, device=place.device)[:, None])
@@ -163,9 +167,8 @@ class RoutedForwards:
         routed = self._adapter.routing.routed
         if routed is None or self._given_weights is not None:
             return
-        weights = self._adapter.last_weights()
-        assert weights is not None
-        self._forwards.append(_Forward(self._column, routed, weights))
+        if (weights := self._adapter.last_weights()) is not None:
+            self._forwards.append(_Forward(self._column, routed, weights))
 
     def _positions(self, first_column: int, input_ids: Tensor) -> Tensor:
         """``(batch, seq)``, the places of a forward's tokens within their rows; negative on padding."""

@@ -1,11 +1,10 @@
-"""transformers' own `generate`, with its forwards routed. There is no decoding loop here; knows ids, no text."""
+"""transformers' own `generate`, with its forwards routed: no decoding loop here. Knows ids, no text."""
 
 from threading import Lock
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import GenerationMixin
 
 from mogu.adapter.attach import Adapter
 from mogu.adapter.config import AdapterConfig, PartName
@@ -76,7 +75,7 @@ class RoutedGenerator:
                 f"mode {request.mode!r} needs {', '.join(sorted(missing))}, which the adapter does not hold"
             )
         mask = check_prompts(input_ids, attention_mask, settings.get("past_key_values") is not None)
-        model = cast(GenerationMixin, self._adapter.model)
+        model: Any = self._adapter.model
         check_settings(
             settings, settings.get("generation_config") or model.generation_config, request.handoff
         )

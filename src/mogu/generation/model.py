@@ -180,7 +180,7 @@ class MoguModel:
         """Answer one conversation piece by piece; arguments as in `reply`.
 
         Returns:
-            An iterable of the pieces of the reply's text; its `reply` is there once it has been read to its end.
+            An iterable of the pieces of the reply's text; its `reply` is there once all have been read.
 
         Raises:
             MoguError: As `reply`; what goes wrong while generating is raised by the iteration.
@@ -231,7 +231,6 @@ class MoguModel:
         settings = {
             "max_new_tokens": max_new_tokens,
             "do_sample": bool("generation_config" in given and config.do_sample),
-            "num_return_sequences": config.num_return_sequences,
             "eos_token_id": self.tokenizer.eos_token_id
             if config.eos_token_id is None
             else config.eos_token_id,
@@ -239,7 +238,7 @@ class MoguModel:
             if config.pad_token_id is None
             else config.pad_token_id,
         } | given
-        if settings["num_return_sequences"] not in (None, 1):
+        if given.get("num_return_sequences", config.num_return_sequences) not in (None, 1):
             raise MoguError("num_return_sequences is not 1, but a conversation gets one reply: use generate")
         return settings
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from mogu.errors import MoguError
 
 Mode = Literal["mogu", "base", "usable", "safe"]
-"""mogu: some routed tokens, then the base; base: no routing; usable, safe: that variant to the reply's end."""
+"""mogu: routed tokens, then the base; base: no routing; usable, safe: that variant to the reply's end."""
 
 Handoff = Literal["reuse", "refill"]
 """After the routed tokens the base goes on from the KV cache, or reads everything again (the paper's way)."""

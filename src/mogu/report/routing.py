@@ -33,6 +33,7 @@ class _Cell(NamedTuple):
 def routing_page(
     tokens: Sequence[str],
     prompt_length: int,
+    *,
     layers: Sequence[int],
     safe: Sequence[Sequence[float]],
     usable: Sequence[Sequence[float]],

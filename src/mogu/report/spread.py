@@ -1,4 +1,4 @@
-"""How the mean safe weight spreads over each kind of input (the paper's figure): as a page, and in a terminal.
+"""How the mean safe weight spreads over each kind of input (the paper's figure), as a page and in a terminal.
 
 Knows plain lists only.
 """

@@ -11,8 +11,6 @@ from typing import NamedTuple
 import torch
 
 from mogu.adapter.attach import Adapter
-from mogu.adapter.layer import SAFE, USABLE
-from mogu.adapter.router import FoldedRouter, Router
 from mogu.training.loop import Progress
 from mogu.training.stage import Example, ReplyKind, RouterStage
 
@@ -90,13 +88,6 @@ def measure(stage: RouterStage, examples: Sequence[Example], offset: float) -> O
 
 
 def shift_routers(adapter: Adapter, offset: float) -> None:
-    """Add an offset to every safe router's bias, and take it from every usable one's."""
-    with torch.no_grad():
-        for layer in adapter.layers.values():
-            router = layer.router
-            if isinstance(router, Router):
-                router.safe[-1].bias.add_(offset)
-                router.usable[-1].bias.sub_(offset)
-            elif isinstance(router, FoldedRouter):
-                router.bias[SAFE] += offset
-                router.bias[USABLE] -= offset
+    """Shift the routers of all layers by the same offset."""
+    for layer in adapter.layers.values():
+        layer.router.shift(offset)

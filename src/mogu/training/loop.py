@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from mogu.errors import TrainingDivergedError
 from mogu.training.settings import TrainingSettings
@@ -36,12 +43,17 @@ class _Rows(Dataset[int]):
 class _StageTrainer(Trainer):
     """A Trainer whose model gives the loss, and whose validation is the mean of the stage's figures."""
 
-    def __init__(self, *, validation: list[list[int]], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, stage: Stage, *, validation: list[list[int]], **kwargs: Any) -> None:
+        super().__init__(model=stage, **kwargs)
+        self.stage = stage
         self.validation = validation
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The stage's loss; raises TrainingDivergedError when it is not a number."""
         outputs = model(**inputs)
@@ -59,7 +71,7 @@ class _StageTrainer(Trainer):
         counts: dict[str, int] = {}
         with torch.no_grad():
             for batch in self.validation:
-                for name, figure in self.model(rows=torch.tensor(batch)).items():
+                for name, figure in self.stage(rows=torch.tensor(batch)).items():
                     sums[name] = sums.get(name, 0.0) + float(figure) * len(batch)
                     counts[name] = counts.get(name, 0) + len(batch)
         metrics = {f"eval_{name}": value / counts[name] for name, value in sums.items()}
@@ -146,7 +158,7 @@ def train_stage(
     for parameter in stage.parameters():
         parameter.requires_grad_(True)
     trainer = _StageTrainer(
-        model=stage,
+        stage,
         args=arguments,
         train_dataset=_Rows(order),
         eval_dataset=_Rows(validation),

@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save
 
 from mogu.adapter.attach import Adapter, attach, upper_layers
-from mogu.adapter.config import AdapterConfig
-from mogu.adapter.folder import save_adapter
+from mogu.adapter.config import AdapterConfig, package_versions
+from mogu.adapter.folder import check_target, save_adapter
 from mogu.adapter.router import Router
 from mogu.corpus import corpus_requests
 from mogu.data.pairs import balanced, wrap_share
@@ -98,8 +97,7 @@ def train(
     Raises:
         MoguError: if an argument cannot be used; TrainingDivergedError if a loss is not a number.
     """
-    if output.exists():
-        raise MoguError(f"{output} exists already; give another --output, or remove it to train again")
+    check_target(output)
     requests = {split: _requests(split, settings, malicious, benign) for split in ("train", "validation")}
     run = _Run(output.with_name(output.name + ".training"), progress)
     with run.stage("load model"):
@@ -128,9 +126,15 @@ def train_loaded(
     adapter = attach(loaded.model, places, settings.rank, settings.lora_alpha)
     if settings.router_form == "paper":
         for place, layer in zip(places, adapter.layers.values(), strict=True):
-            layer.router = Router(place.in_features).to(layer.safe.A)
+            layer.router = Router(place.in_features).to(layer.safe.A.device)
+    for layer in adapter.layers.values():
+        for part in (layer.safe, layer.usable, layer.router):
+            # Small steps vanish in bfloat16: what is trained is kept in float32 at least.
+            part.to(torch.promote_types(loaded.model.dtype, torch.float32))
     try:
-        metrics = _train_parts(loaded, adapter, Recorder(loaded.model, places[0].layer), settings, requests, run)
+        metrics = _train_parts(
+            loaded, adapter, Recorder(loaded.model, places[0].layer), settings, requests, run
+        )
         config = AdapterConfig(
             mogu_version=importlib.metadata.version("mogu-llm"),
             base=loaded.identity,
@@ -141,7 +145,7 @@ def train_loaded(
             routed_tokens=settings.routed_tokens,
             routed_prompt_tokens=settings.routed_prompt_tokens,
             training=settings.model_dump(),
-            versions=_versions(),
+            versions=package_versions(),
             metrics={**metrics, "seconds": run.seconds},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -258,7 +262,9 @@ def _requests(
         else:
             available = [request for request in read_requests(source, label) if request.split == split]
         if not available:
-            raise MoguError(f"{source} leaves no {label} request for {split}; give at least 20 different ones")
+            raise MoguError(
+                f"{source} leaves no {label} request for {split}; give at least 20 different ones"
+            )
         picked = balanced(available, counts[label], settings.seed)
         chosen += wrap_share(picked, settings.wrapped_share, split, settings.seed)
     return chosen
@@ -285,8 +291,3 @@ def _claim(
             "remove that folder, or call with the same arguments to go on"
         )
     write_atomic(file, stamp)
-
-
-def _versions() -> dict[str, str]:
-    packages = ("mogu-llm", "torch", "transformers", "peft", "scikit-learn")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}

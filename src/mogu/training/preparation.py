@@ -60,7 +60,7 @@ def base_replies(
     for start in range(0, len(missing), batch_size):
         batch = missing[start : start + batch_size]
         ids, mask = batch_left_pad([prompt.ids for prompt in batch], tokenizer.pad_token_id)
-        generated = model.generate(
+        generated = model.generate(  # type: ignore[operator]
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
             max_new_tokens=tokens,
@@ -119,7 +119,9 @@ def record_examples(
         request = prompt.request
         rng = random.Random(f"{settings.seed}/{request.id}/{request.text}")
         refusal = _encode(tokenizer, refusal_to(request, rng)) + end
-        opener = _encode(tokenizer, opener_to(request, rng)) if request.label == "malicious" else glad[request.id]
+        opener = (
+            _encode(tokenizer, opener_to(request, rng)) if request.label == "malicious" else glad[request.id]
+        )
         replies.append((refusal, opener))
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row].ids))
     examples: dict[int, Example] = {}

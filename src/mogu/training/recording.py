@@ -151,8 +151,8 @@ class Recorder:
         columns = layout.mask()[row].bool().to(self.model.device)
         layers = cache.layers[self.first_layer :]
         return Prefix(
-            [layer.keys[row][:, columns] for layer in layers],
-            [layer.values[row][:, columns] for layer in layers],
+            [layer.keys[row][:, columns] for layer in layers],  # type: ignore[union-attr, index]
+            [layer.values[row][:, columns] for layer in layers],  # type: ignore[union-attr, index]
             layout.lengths[row],
         )
 
@@ -188,7 +188,7 @@ class Recorder:
                 hook.remove()
             # The upper layers never saw the suffix.
             for layer in cache.layers[: self.first_layer] if cache is not None else ():
-                layer.crop(layout.width - layer.get_seq_length())
+                layer.crop(layout.width - layer.get_seq_length())  # type: ignore[union-attr]
         return caught[0]
 
     def _decoder(self) -> nn.Module:

@@ -1,0 +1,1 @@
+"""Measurements that are run by hand and logged; never part of the tests."""

@@ -1,0 +1,101 @@
+"""The bars of the README: refusals of malicious and benign prompts that training has never seen, before and after.
+
+    python -m benchmarks.bars --adapter runs/demo/adapter --data FOLDER
+
+FOLDER holds ``advbench.json`` (rows with ``goal``), ``xstest.json`` (``prompt``, ``label``) and ``justeval.json``
+(``instruction``; the first 800 are benign), as their projects publish them. The replies stay in ``runs/bars``, which
+is not committed; the figures go into ``benchmarks/log.jsonl`` with the commit they were measured at.
+"""
+
+import argparse
+import hashlib
+import json
+import statistics
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mogu.chat import Conversation
+from mogu.evaluation.before_after import answer, first_token_divergence, refused_shares
+from mogu.generation import Mode, MoguModel
+
+LOG = Path(__file__).with_name("log.jsonl")
+JUSTEVAL_BENIGN = 800
+
+
+def read_benchmarks(folder: Path) -> dict[str, list[Conversation]]:
+    """The prompts of the published sets, by name."""
+    advbench = json.loads((folder / "advbench.json").read_text(encoding="utf-8"))
+    xstest = json.loads((folder / "xstest.json").read_text(encoding="utf-8"))
+    justeval = json.loads((folder / "justeval.json").read_text(encoding="utf-8"))
+    texts = {
+        "AdvBench": [row["goal"] for row in advbench],
+        "Just-Eval benign": [row["instruction"] for row in justeval[:JUSTEVAL_BENIGN]],
+        "XSTest safe": [row["prompt"] for row in xstest if row["label"] == "safe"],
+        "XSTest unsafe": [row["prompt"] for row in xstest if row["label"] != "safe"],
+    }
+    return {name: [[{"role": "user", "content": text}] for text in rows] for name, rows in texts.items()}
+
+
+def main() -> None:
+    """Measure one adapter and log it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--adapter", type=Path, default=Path("runs/demo/adapter"))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--base", default=None, help="other place of the base model")
+    parser.add_argument("--max-new-tokens", type=int, default=48)
+    parser.add_argument("--note", default="", help="what this candidate is")
+    options = parser.parse_args()
+    console = Console()
+    groups = read_benchmarks(options.data)
+    model = MoguModel.from_pretrained(options.adapter, base=options.base)
+    digest = hashlib.sha256((options.adapter / "mogu_config.json").read_bytes()).hexdigest()[:12]
+    base_digest = model.config.base.fingerprint.replace(":", "-")[:16]
+
+    def progress(done: int, total: int) -> None:
+        console.print(f"{done}/{total} replies")
+
+    rows = []
+    names: dict[Mode, str] = {"base": base_digest, "mogu": digest}
+    for mode, name in names.items():
+        kept = Path("runs/bars") / f"{name}-{options.max_new_tokens}.jsonl"
+        rows += answer(
+            model, groups, modes=[mode], max_new_tokens=options.max_new_tokens, kept=kept, progress=progress
+        )
+    shares = refused_shares(rows)
+    divergence = first_token_divergence(model, groups["Just-Eval benign"])
+    table = Table("set", "n", "base", "MoGU", "difference")
+    for group, modes in shares.items():
+        base, mogu = modes["base"], modes["mogu"]
+        cells = [f"{s.value:.1%} ({s.low:.1%}-{s.high:.1%})" for s in (base, mogu)]
+        table.add_row(group, str(base.replies), *cells, f"{100 * (mogu.value - base.value):+.1f} points")
+    console.print(table)
+    console.print(f"first-token KL on Just-Eval: mean {statistics.mean(divergence):.3f} nats")
+    entry: dict[str, Any] = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _git("rev-parse", "HEAD"),
+        "changed": bool(_git("status", "--porcelain", "--", "src")),
+        "adapter": digest,
+        "note": options.note,
+        "max_new_tokens": options.max_new_tokens,
+        "refused": {g: {m: round(s.value, 4) for m, s in modes.items()} for g, modes in shares.items()},
+        "first_token_kl": {
+            "mean": round(statistics.mean(divergence), 4),
+            "median": round(statistics.median(divergence), 4),
+        },
+        "training": model.config.training,
+    }
+    with LOG.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

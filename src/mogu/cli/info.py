@@ -1,0 +1,71 @@
+"""`mogu info`: what an adapter folder says of itself."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from mogu.cli.console import out
+from mogu.cli.options import Folder
+
+if TYPE_CHECKING:
+    from mogu.adapter.config import AdapterConfig
+
+
+def run(folder: Folder) -> None:
+    """Show the base model, the parts, the settings and the metrics of an adapter."""
+    from mogu.adapter.folder import read_config
+
+    config = read_config(folder)
+    sections = {
+        "Adapter": _adapter(config),
+        "Base model": config.base.model_dump(),
+        "Training": config.training,
+        "Metrics": config.metrics,
+        "Versions": config.versions,
+    }
+    for heading, values in sections.items():
+        table = Table(title=heading, title_justify="left", title_style="bold", show_header=False, box=None)
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in _flat(values):
+            table.add_row(Text(name), Text(_shown(value)))
+        if table.rows:
+            out.print(table, "")
+
+
+def _adapter(config: "AdapterConfig") -> dict[str, Any]:
+    first, last, count = config.projections[0], config.projections[-1], len(config.projections)
+    routed = config.routed_prompt_tokens
+    return {
+        "created": config.created,
+        "mogu version": config.mogu_version,
+        "parts": config.parts,
+        "projections": f"{count}, {first} to {last}" if count > 1 else first,
+        "rank": config.rank,
+        "lora_alpha": config.lora_alpha,
+        "routed reply tokens": config.routed_tokens,
+        "routed prompt tokens": "all" if routed is None else f"the last {routed}",
+        "weights": f"by {config.weights}",
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case None:
+            return "none"
+        case float():
+            return f"{value:.4g}"
+        case list():
+            return ", ".join(map(_shown, value))
+        case _:
+            return str(value)

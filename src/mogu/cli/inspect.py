@@ -1,0 +1,40 @@
+"""`mogu inspect`: the weights of one prompt and its reply as a picture."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mogu.cli.console import err, out
+from mogu.cli.options import Base, Device, Dtype, Folder, MaxNewTokens, open_model
+from mogu.files import write_atomic
+
+
+def run(
+    folder: Folder,
+    *,
+    prompt: Annotated[str, typer.Option(help="What a user asks.")],
+    output: Annotated[Path, typer.Option(help="The HTML file to write.")],
+    max_new_tokens: MaxNewTokens = 32,
+    base: Base = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+) -> None:
+    """Draw the weights by layer and token for one prompt and its reply."""
+    model = open_model(folder, base, device, dtype)
+    from mogu.chat import as_conversation
+    from mogu.report.routing import routing_page
+
+    with err.status("Writing the reply"):
+        trace = model.trace(as_conversation({"prompt": prompt}), max_new_tokens=max_new_tokens)
+    page = routing_page(
+        trace.tokens,
+        trace.prompt_length,
+        layers=trace.layers,
+        safe=trace.safe,
+        usable=trace.usable,
+        routed=trace.routed,
+        title=prompt,
+    )
+    write_atomic(output, page)
+    out.print(f"Picture: {output}", markup=False, highlight=False, soft_wrap=True)

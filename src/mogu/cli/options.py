@@ -1,0 +1,41 @@
+"""The options that several commands have, and opening the adapter that they name."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mogu.cli.console import err
+
+if TYPE_CHECKING:
+    from mogu.generation.model import MoguModel
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The adapter folder that `mogu train` wrote.")]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the base model is, if not where it was in training: hub id, folder or GGUF file."
+    ),
+]
+Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; by default the best there is.")]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option(help="Of the base model; auto: float32 on a CPU, else the checkpoint's own."),
+]
+Mode = Annotated[
+    Literal["mogu", "base", "usable", "safe"],
+    typer.Option(help="mogu: routed; base: without the adapter; usable, safe: that variant alone."),
+]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")]
+
+
+def open_model(folder: Path, base: str | None, device: str | None, dtype: str) -> "MoguModel":
+    """Loads an adapter with its base model, and shows that it does.
+
+    Raises:
+        MoguError: The folder is no adapter, or does not fit the base model.
+    """
+    with err.status(f"Loading {folder}"):
+        from mogu.generation.model import MoguModel
+
+        return MoguModel.from_pretrained(folder, base=base, device=device, dtype=dtype)

@@ -1,0 +1,79 @@
+"""Results of an unfinished run, kept beside its output. Knows nothing of what they mean."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mogu.errors import MoguError
+from mogu.files import write_atomic
+
+Result = dict[str, Any]
+
+
+class PartialFile:
+    """A JSONL file of numbered results behind a line that says which run they belong to.
+
+    Args:
+        output: The file that the run will write; the results lie beside it with `.partial` behind the name.
+        run: What the results depend on, JSON-serialisable.
+
+    Attributes:
+        path: Where the results lie.
+        results: The results so far by their number.
+
+    Raises:
+        MoguError: The results that lie there belong to another run.
+    """
+
+    def __init__(self, output: Path, run: Mapping[str, Any]) -> None:
+        self.path = output.with_name(output.name + ".partial")
+        self.results: dict[int, Result] = {}
+        content = self.path.read_bytes() if self.path.exists() else b""
+        header, *lines = list(_whole_lines(content)) or [(0, None)]
+        end, found = header
+        if found is None:
+            write_atomic(self.path, json.dumps(run) + "\n")
+            return
+        self._check(found, run)
+        for end, line in lines:  # noqa: B007
+            self.results[line["row"]] = line["result"]
+        # What a killed run left half-written would spoil the next line.
+        os.truncate(self.path, end)
+
+    def append(self, results: Mapping[int, Result]) -> None:
+        """Adds results; they stay even if the machine stops the moment after."""
+        self.results |= results
+        lines = [json.dumps({"row": row, "result": result}) + "\n" for row, result in results.items()]
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(lines))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def remove(self) -> None:
+        """Removes the file: the run is finished."""
+        self.path.unlink()
+
+    def _check(self, found: Any, run: Mapping[str, Any]) -> None:
+        known = found if isinstance(found, dict) else {}
+        differing = [key for key, value in run.items() if known.get(key) != value]
+        if differing:
+            raise MoguError(
+                f"{self.path} holds results of a run with another {', '.join(differing)}. "
+                "Give the same arguments to go on with it, remove it to start anew, or choose another output."
+            )
+
+
+def _whole_lines(content: bytes) -> Iterator[tuple[int, Any]]:
+    """Yields where each line ends and what it holds, up to the first one that is not whole."""
+    end = 0
+    for line in content.splitlines(keepends=True):
+        end += len(line)
+        try:
+            value = json.loads(line)
+        except ValueError:
+            return
+        if not line.endswith(b"\n"):
+            return
+        yield end, value

@@ -1,0 +1,72 @@
+"""`mogu train`: harden a model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mogu.cli.console import err, out
+from mogu.cli.options import Device, Dtype
+from mogu.cli.progress import StageBars
+from mogu.settings import merge_settings
+
+
+def run(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, a local folder or a GGUF file.")],
+    *,
+    output: Annotated[Path, typer.Option(help="The adapter folder to write.")],
+    malicious: Annotated[
+        str | None,
+        typer.Option(help="Your malicious requests, in place of the corpus: JSONL, CSV or a dataset id."),
+    ] = None,
+    benign: Annotated[str | None, typer.Option(help="Your benign requests, likewise.")] = None,
+    preset: Annotated[
+        str, typer.Option(help="The settings to start from: default, paper or quick.")
+    ] = "default",
+    config: Annotated[
+        Path | None, typer.Option(help="A TOML file with settings; wins over the preset.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting; wins over the file. May be repeated."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Short for --set seed=...")] = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    projection: Annotated[
+        str | None,
+        typer.Option(help="Path of the attention output projection in a decoder layer, if it is not found."),
+    ] = None,
+    chat_template: Annotated[
+        Path | None, typer.Option(help="A jinja file in place of the tokenizer's chat template.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let code in the model's repository run.")
+    ] = False,
+) -> None:
+    """Harden MODEL: train the usable and the safe variant and the routers.
+
+    An interrupted training goes on where it was when the same command is given again.
+    """
+    from mogu.training.settings import TrainingSettings
+
+    given = [*(assignments or []), *([] if seed is None else [f"seed={seed}"])]
+    settings = merge_settings(TrainingSettings.preset(preset), file=config, assignments=given)
+    with err.status("Starting"):
+        from mogu.training.pipeline import train
+    with StageBars(err) as bars:
+        train(
+            model,
+            output,
+            settings,
+            malicious=malicious,
+            benign=benign,
+            projection=projection,
+            chat_template=chat_template,
+            device=device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            progress=bars,
+        )
+    for line in (f"Adapter: {output}", f"Next:    mogu chat {output}"):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,173 @@
+"""The same prompts answered by the base and by MoGU, and what changed: the rows that reports are made of.
+
+Every row is written to a file as its batch is done, so that a measurement that was killed goes on from there.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from scipy.stats import binomtest
+
+from mogu.chat import Conversation, batch_left_pad, encode_chat
+from mogu.evaluation.judges.refusal import judge_refusal
+from mogu.generation import Mode, MoguModel
+
+
+@dataclass(frozen=True)
+class ReplyRow:
+    """One reply.
+
+    Attributes:
+        group: kind of the prompt, such as ``malicious``.
+        prompt: the last user turn.
+        mode: who replied.
+        response: the reply's text.
+        opens: whether it opens with a refusal, by keyword (the paper's measure).
+        refused: whether it still refuses at its end.
+        verdict: the judge's reason in a word.
+        safe_weight: mean weight of the safe variant over the routed tokens, 0 to 1.
+    """
+
+    group: str
+    prompt: str
+    mode: Mode
+    response: str
+    opens: bool
+    refused: bool
+    verdict: str
+    safe_weight: float
+
+
+class Share(NamedTuple):
+    """A share with its 95% Wilson interval, all 0 to 1, of ``replies`` replies."""
+
+    value: float
+    low: float
+    high: float
+    replies: int
+
+    @classmethod
+    def of(cls, hits: int, count: int) -> "Share":
+        """The share of ``hits`` in ``count``, at least 1."""
+        interval = binomtest(hits, count).proportion_ci(method="wilson")
+        return cls(hits / count, float(interval.low), float(interval.high), count)
+
+
+def answer(
+    model: MoguModel,
+    groups: Mapping[str, Sequence[Conversation]],
+    *,
+    modes: Sequence[Mode] = ("base", "mogu"),
+    max_new_tokens: int = 48,
+    batch_size: int = 32,
+    kept: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[ReplyRow]:
+    """Let each mode answer each prompt, greedily, and judge the replies.
+
+    Args:
+        model: the hardened model.
+        groups: conversations by kind.
+        modes: who answers.
+        max_new_tokens: length of a reply at most.
+        batch_size: prompts at a time, of like lengths.
+        kept: a JSONL file that takes the rows; those in it are not generated again.
+        progress: called after each batch with replies done and replies in all.
+
+    Returns:
+        The rows by mode, then in the order of the groups and their prompts.
+    """
+    rows = {(row.mode, row.group, row.prompt): row for row in read_rows(kept)}
+    wanted = [(mode, group, talk) for mode in modes for group, talks in groups.items() for talk in talks]
+    missing = [item for item in wanted if (item[0], item[1], item[2][-1]["content"]) not in rows]
+    done = len(wanted) - len(missing)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    for mode in modes:
+        todo = sorted(
+            (item for item in missing if item[0] == mode),
+            key=lambda item: sum(len(m["content"]) for m in item[2]),
+        )
+        for start in range(0, len(todo), batch_size):
+            batch = todo[start : start + batch_size]
+            replies = model.reply(
+                [talk for _, _, talk in batch],
+                mode=mode,
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
+            )
+            with kept.open("a", encoding="utf-8") as file:
+                for (_, group, talk), reply in zip(batch, replies, strict=True):
+                    verdict = judge_refusal(reply.text)
+                    row = ReplyRow(
+                        group,
+                        talk[-1]["content"],
+                        mode,
+                        reply.text,
+                        verdict.opens,
+                        verdict.holds,
+                        verdict.reason,
+                        reply.safe_weight,
+                    )
+                    rows[mode, group, row.prompt] = row
+                    file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+            done += len(batch)
+            progress(done, len(wanted))
+    return [rows[mode, group, talk[-1]["content"]] for mode, group, talk in wanted]
+
+
+def read_rows(file: Path) -> list[ReplyRow]:
+    """The rows of a file that :func:`answer` wrote; a last line that was cut off is left out."""
+    if not file.exists():
+        return []
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) < len(lines):
+        file.write_text("".join(whole), encoding="utf-8")
+    return [ReplyRow(**json.loads(line)) for line in whole]
+
+
+def refused_shares(rows: Sequence[ReplyRow]) -> dict[str, dict[str, Share]]:
+    """By group and mode, the share of replies that still refuse at their end."""
+    shares: dict[str, dict[str, Share]] = {}
+    for group in dict.fromkeys(row.group for row in rows):
+        for mode in dict.fromkeys(row.mode for row in rows):
+            chosen = [row.refused for row in rows if row.group == group and row.mode == mode]
+            shares.setdefault(group, {})[mode] = Share.of(sum(chosen), len(chosen))
+    return shares
+
+
+@torch.no_grad()
+def first_token_divergence(
+    model: MoguModel, talks: Sequence[Conversation], batch_size: int = 32
+) -> list[float]:
+    """KL(base || MoGU) of the distribution of the reply's first token, for each prompt, in nats."""
+    prompts = [encode_chat(model.tokenizer, talk).ids for talk in talks]
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    divergence = [0.0] * len(prompts)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        ids, mask = batch_left_pad([prompts[row] for row in rows], model.tokenizer.pad_token_id)
+        log_probabilities = [
+            model.generate(  # type: ignore[union-attr]
+                ids.to(model.model.device),
+                mask.to(model.model.device),
+                mode=mode,
+                max_new_tokens=1,
+                do_sample=False,
+                pad_token_id=model.tokenizer.pad_token_id,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+            .logits[0]
+            .double()
+            .log_softmax(-1)
+            for mode in ("base", "mogu")
+        ]
+        base, mogu = log_probabilities
+        for row, value in zip(rows, (base.exp() * (base - mogu)).sum(-1).tolist(), strict=True):
+            divergence[row] = value
+    return divergence

@@ -1,0 +1,114 @@
+from pathlib import Path
+
+import pytest
+
+from mogu.errors import TrainingDivergedError
+from mogu.training import pipeline
+from mogu.training.settings import TrainingSettings
+
+
+@pytest.fixture
+def training(monkeypatch):
+    """Calls of `train`, which only reports that it is half done."""
+    calls = []
+
+    def train(model, output, settings, *, progress, **options):
+        calls.append({"model": model, "output": output, "settings": settings, **options})
+        progress("safe", 2, 2)
+        return output
+
+    monkeypatch.setattr(pipeline, "train", train)
+    return calls
+
+
+def test_without_options_the_default_preset_is_trained(mogu, training):
+    code, out, err = mogu("train", "some/model", "--output", "runs/a")
+    assert code == 0
+    assert training == [
+        {
+            "model": "some/model",
+            "output": Path("runs/a"),
+            "settings": TrainingSettings.preset("default"),
+            "malicious": None,
+            "benign": None,
+            "projection": None,
+            "chat_template": None,
+            "device": None,
+            "dtype": "auto",
+            "trust_remote_code": False,
+        }
+    ]
+    assert out == "Adapter: runs/a\nNext:    mogu chat runs/a\n"
+    assert "safe: 2 of 2" in err
+
+
+def test_every_option_reaches_the_training(mogu, training, tmp_path):
+    file = tmp_path / "recipe.toml"
+    file.write_text("rank = 4\nbatch_size = 2\n")
+    given = [
+        "--preset",
+        "paper",
+        "--config",
+        file,
+        "--set",
+        "rank=2",
+        "--set",
+        "routed_tokens=3",
+        "--seed",
+        9,
+    ]
+    data = ["--malicious", "m.jsonl", "--benign", "b.csv"]
+    place = [
+        "--device",
+        "cpu",
+        "--dtype",
+        "bfloat16",
+        "--projection",
+        "attn.out",
+        "--chat-template",
+        "t.jinja",
+    ]
+    assert mogu("train", "x.gguf", "--output", "a", *given, *data, *place, "--trust-remote-code")[0] == 0
+    (call,) = training
+    changes = {"rank": 2, "batch_size": 2, "routed_tokens": 3, "seed": 9}
+    assert call.pop("settings") == TrainingSettings.preset("paper").model_copy(update=changes)
+    assert call == {
+        "model": "x.gguf",
+        "output": Path("a"),
+        "malicious": "m.jsonl",
+        "benign": "b.csv",
+        "projection": "attn.out",
+        "chat_template": Path("t.jinja"),
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "trust_remote_code": True,
+    }
+
+
+def test_all_mistakes_in_the_settings_come_at_once(mogu, training):
+    code, _, err = mogu(
+        "train", "m", "--output", "a", "--set", "rnk=2", "--set", "batch_size=0", "--seed", -1
+    )
+    assert code == 2
+    assert "error: 3 mistakes in the settings:" in err
+    assert "did you mean 'rank'?" in err
+    assert "'batch_size' is '0'" in err
+    assert "'seed' is '-1'" in err
+    assert training == []
+
+
+def test_an_unknown_preset_is_refused(mogu, training):
+    code, _, err = mogu("train", "m", "--output", "a", "--preset", "fast")
+    assert code == 2
+    assert "there is no preset 'fast'" in err
+    assert training == []
+
+
+def test_a_training_that_diverged_is_one_line(mogu, monkeypatch):
+    def train(*arguments, **options):
+        raise TrainingDivergedError("the loss is not a number; lower variant_learning_rate")
+
+    monkeypatch.setattr(pipeline, "train", train)
+    code, _, err = mogu("train", "m", "--output", "a")
+    assert code == 2
+    assert err.endswith("error: the loss is not a number; lower variant_learning_rate\n")
