@@ -1,3 +1,6 @@
+from mogu.cli.info import _shown
+
+
 def row(out, name):
     """What stands behind a name in the tables."""
     (line,) = [line for line in out.splitlines() if line.strip().startswith(name + " ")]
@@ -17,6 +20,12 @@ def test_what_the_folder_says_of_itself_is_shown(mogu, adapter_folder):
     assert row(out, "router.learning_rate") == "0.0005"
     assert row(out, "refused.malicious.mogu") == "0.9688"
     assert row(out, "torch")
+
+
+def test_long_and_nested_lists_are_only_counted():
+    assert _shown([1, 2.5, None]) == "1, 2.5, none"
+    assert _shown([{"step": 1}, {"step": 2}]) == "2 entries, in mogu_config.json"
+    assert _shown(list(range(9))) == "9 entries, in mogu_config.json"
 
 
 def test_a_folder_that_is_none_is_refused(mogu, tmp_path):

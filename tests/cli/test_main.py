@@ -26,15 +26,18 @@ def failing(monkeypatch):
 
 def test_help_answers_in_under_a_second_and_names_every_command():
     start = time.perf_counter()
-    code = f"import sys; from mogu.cli import main\ntry: main(['--help'])\nfinally: print([m for m in {HEAVY} if m in sys.modules])"
+    code = (
+        "import sys; from mogu.cli import main\ntry: main(['--help'])\n"
+        f"finally: print([name for name in {HEAVY} if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert time.perf_counter() - start < 1
-    for command in ("train", "chat", "generate", "inspect", "info", "--debug"):
+    for command in ("train", "chat", "generate", "inspect", "info", "demo", "--debug"):
         assert command in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", ["train", "chat", "generate", "inspect", "info"])
+@pytest.mark.parametrize("command", ["train", "chat", "generate", "inspect", "info", "demo"])
 def test_every_command_has_help(mogu, command):
     code, out, _ = mogu(command, "--help")
     assert code == 0
@@ -55,7 +58,7 @@ def test_any_other_error_is_one_line_and_code_1(mogu, failing):
         "error: RuntimeError: first line; run with --debug for the traceback\n",
     )
     failing(AssertionError())
-    assert mogu("info", "x")[2] == "error: AssertionError; run with --debug for the traceback\n"
+    assert mogu("info", "x")[2] == "error: AssertionError: no message; run with --debug for the traceback\n"
 
 
 @pytest.mark.parametrize("arguments", [("--debug", "info", "x"), ("info", "x", "--debug")])

@@ -2,24 +2,24 @@ import io
 
 from rich.console import Console
 
-from mogu.cli import progress
 from mogu.cli.progress import StageBars
 
 
-def shown(calls, monkeypatch, *, terminal=False):
-    """What is printed when each call (seconds, name, done, total) comes at its time."""
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=100, color_system=None)
+def shown(calls, *, terminal=False):
+    """What is printed when each call (second, name, done, total) comes at its time."""
     now = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    console = Console(
+        file=io.StringIO(), force_terminal=terminal, width=100, color_system=None, get_time=lambda: now
+    )
     with StageBars(console) as bars:
         for now, *step in calls:  # noqa: B007
             bars(*step)
     return console.file.getvalue()
 
 
-def test_outside_a_terminal_a_line_comes_now_and_then_and_at_the_end(monkeypatch):
+def test_outside_a_terminal_a_line_comes_now_and_then_and_at_the_end():
     calls = [(20 + second, "record", second, 60) for second in range(1, 61)]
-    lines = shown(calls, monkeypatch).splitlines()
+    lines = shown(calls).splitlines()
     assert lines[0] == "record: 1 of 60"
     assert lines[1:] == [
         "record: 16 of 60, about 44 s left",
@@ -29,13 +29,13 @@ def test_outside_a_terminal_a_line_comes_now_and_then_and_at_the_end(monkeypatch
     ]
 
 
-def test_each_stage_has_lines_of_its_own(monkeypatch):
+def test_each_stage_has_lines_of_its_own():
     calls = [(1, "safe", 2, 2), (2, "usable [x]", 1, 1)]
-    assert shown(calls, monkeypatch) == "safe: 2 of 2\nusable [x]: 1 of 1\n"
+    assert shown(calls) == "safe: 2 of 2\nusable [x]: 1 of 1\n"
 
 
-def test_in_a_terminal_each_stage_has_a_bar_and_an_estimate(monkeypatch):
-    text = shown([(1, "safe", 1, 4), (2, "safe", 2, 4), (3, "usable", 1, 1)], monkeypatch, terminal=True)
+def test_in_a_terminal_each_stage_has_a_bar_and_an_estimate():
+    text = shown([(1, "safe", 1, 4), (2, "safe", 2, 4), (3, "usable", 1, 1)], terminal=True)
     last = text.split("safe")[-1]
     assert "2/4" in last
     assert "usable" in last

@@ -27,7 +27,7 @@ PROMPTS = [[5, 9, 17, 40, 8, 77], [31, 7, 200], [12, 90, 3, 4, 5, 6, 99, 150, 44
 def hardened(
     family: str = "llama", routed_tokens: int = 3, routed_prompt_tokens: int | None = None
 ) -> MoguModel:
-    """A float64 model whose adapter's random parts change the logits clearly; kept, since nothing changes it."""
+    """A float64 model whose adapter's random parts change the logits clearly; kept: nothing changes it."""
     model = tiny_model(family)
     projections = find_projections(model)
     with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.logging import RichHandler
 
 from mogu.cli import chat, demo, generate, info, inspect, train
-from mogu.cli.console import err
+from mogu.cli.console import err, log_handler
 from mogu.errors import MoguError
 
 app = typer.Typer(
-    name="mogu",
     help="Make an open language model safer without making it less useful.",
     no_args_is_help=True,
     add_completion=False,
@@ -44,22 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    logging.basicConfig(
-        format="%(message)s", handlers=[RichHandler(console=err, show_time=False, show_path=False)]
-    )
+    logging.basicConfig(format="%(message)s", handlers=[log_handler])
     try:
         app([argument for argument in given if argument != "--debug"], prog_name="mogu")
     except Exception as error:
         if debug:
             traceback.print_exc()
-        mistake = isinstance(error, MoguError)
-        line = (
-            f"error: {error}" if mistake else f"error: {_summary(error)}; run with --debug for the traceback"
-        )
-        err.print(line, markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2 if mistake else 1)
+        err.print(f"error: {_one_line(error)}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, MoguError) else 1)
 
 
-def _summary(error: Exception) -> str:
-    first_line = str(error).strip().partition("\n")[0]
-    return ": ".join(filter(None, (type(error).__name__, first_line)))
+def _one_line(error: Exception) -> str:
+    if isinstance(error, MoguError):
+        return str(error)
+    reason = str(error).strip().partition("\n")[0] or "no message"
+    return f"{type(error).__name__}: {reason}; run with --debug for the traceback"

@@ -53,7 +53,7 @@ def _show(stream: "ReplyStream") -> "Reply | None":
     """Prints a reply as it is written; None if the user interrupts it, which ends the generation too."""
     try:
         for piece in stream:
-            out.print(printable(piece), end="", markup=False, highlight=False, soft_wrap=True)
+            print(printable(piece), end="", flush=True)
     except KeyboardInterrupt:
         return None
     return stream.reply

@@ -1,9 +1,13 @@
-"""Where the commands print: results to the one stream, progress and errors to the other."""
+"""Where the commands print: results to the one stream, progress, warnings and errors to the other."""
 
 from rich.console import Console
+from rich.logging import RichHandler
 
 out = Console()
 err = Console(stderr=True)
+
+# On the console of the bars, so that a warning does not tear them.
+log_handler = RichHandler(console=err, show_time=False, show_path=False)
 
 
 def printable(text: str) -> str:

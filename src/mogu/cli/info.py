@@ -12,6 +12,9 @@ from mogu.cli.options import Folder
 if TYPE_CHECKING:
     from mogu.adapter.config import AdapterConfig
 
+MOST_ITEMS = 8
+"""Longer lists are counted, not shown."""
+
 
 def run(folder: Folder) -> None:
     """Show the base model, the parts, the settings and the metrics of an adapter."""
@@ -65,6 +68,8 @@ def _shown(value: Any) -> str:
             return "none"
         case float():
             return f"{value:.4g}"
+        case list() if len(value) > MOST_ITEMS or any(isinstance(item, list | dict) for item in value):
+            return f"{len(value)} entries, in mogu_config.json"
         case list():
             return ", ".join(map(_shown, value))
         case _:

@@ -1,6 +1,5 @@
 """How far a long command is: bars with a time estimate in a terminal, now and then a line elsewhere."""
 
-import time
 from types import TracebackType
 from typing import Self
 
@@ -59,7 +58,7 @@ class StageBars:
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(name, total=total)
         self._bars.update(self._tasks[name], completed=done, total=total)
-        now = time.monotonic()
+        now = self._console.get_time()
         due = done >= total or now - self._last_line >= SECONDS_BETWEEN_LINES
         if not self._console.is_terminal and due:
             self._last_line = now

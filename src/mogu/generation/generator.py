@@ -111,6 +111,7 @@ class RoutedGenerator:
 
     def _routed(self, mask: Tensor, request: Request) -> RoutedForwards | None:
         prompt_tokens = self._config.routed_prompt_tokens
+        mask = mask.to(self._adapter.model.device)
         if variant := _VARIANT_WEIGHTS.get(request.mode):
             weights = torch.tensor([[variant]], device=mask.device)
             return RoutedForwards(self._adapter, mask, None, prompt_tokens, weights=weights)

@@ -66,15 +66,18 @@ def check_prompts(input_ids: object, attention_mask: Tensor | None, has_cache: b
         has_cache: whether the caller gives a cache.
 
     Returns:
-        The mask.
+        The mask, int64.
 
     Raises:
         MoguError: If the shapes do not fit, a row is empty, or padding is not on the left.
     """
     if not isinstance(input_ids, Tensor) or input_ids.dim() != 2 or input_ids.is_floating_point():
         raise MoguError("input_ids must be a (rows, tokens) tensor of token ids, as tokenizers return it")
+    if not input_ids.numel():
+        raise MoguError("input_ids holds no token; give at least one row of at least one")
     if attention_mask is None:
         return torch.ones_like(input_ids)
+    attention_mask = attention_mask.long()
     shape, wanted = tuple(attention_mask.shape), tuple(input_ids.shape)
     fits = shape == wanted or (has_cache and shape[:1] == wanted[:1] and shape[1:] > wanted[1:])
     if not fits:
@@ -105,8 +108,9 @@ def check_settings(settings: Mapping[str, Any], generation_config: object, hando
         return getattr(generation_config, name, None) if value is None else value
 
     for name, reason in _REFUSED.items():
-        neutral = name == "guidance_scale" and given(name) == 1
-        if given(name) not in (None, False) and not neutral:
+        value = given(name)
+        neutral = value is None or value is False or (name == "guidance_scale" and value == 1)
+        if not neutral:
             raise MoguError(f"{name} is not supported: {reason}")
     cache = given("cache_implementation")
     if cache not in _CACHES:

@@ -31,7 +31,7 @@ class ReplyStream:
         write: runs the generation with a streamer and a stopping criterion.
 
     Attributes:
-        reply: the whole reply with its weights, once an iteration has come to its end.
+        reply: the reply with its weights, as far as it was written, once an iteration has ended.
     """
 
     def __init__(

@@ -20,8 +20,9 @@ def reply_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         ``(batch,)``, nats a token.
     """
+    precise = torch.promote_types(logits.dtype, torch.float32)
     losses = F.cross_entropy(
-        logits.transpose(1, 2).float(), labels, ignore_index=NOT_A_TARGET, reduction="none"
+        logits.transpose(1, 2).to(precise), labels, ignore_index=NOT_A_TARGET, reduction="none"
     )
     return losses.sum(1) / (labels != NOT_A_TARGET).sum(1)
 
