@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from mogu.adapter.attach import Adapter
+from mogu.models import find_projections
 from mogu.training.recording import Recorder
 from mogu.training.settings import TrainingSettings
 from mogu.training.stage import Example
@@ -48,13 +49,14 @@ def prepared(
     skip: int = 1,
     seed: int = 1,
     dtype: torch.dtype = torch.float64,
-    adapter: Adapter | None = None,
     **changes,
 ) -> Prepared:
     """Examples recorded as one batch from a model whose layers from `skip` on are wrapped."""
     settings = settings_of(**changes)
-    adapter = adapter or random_adapter(tiny_model(family, dtype), seed=seed, skip=skip)
-    recorder = Recorder(adapter.model, skip)
+    model = tiny_model(family, dtype)
+    first_layer = find_projections(model)[skip].layer
+    adapter = random_adapter(model, seed=seed, skip=skip)
+    recorder = Recorder(model, first_layer)
     routed = None if settings.gradient_checkpointing else settings.routed_prompt_tokens
     records = recorder.record(prompts, replies, routed)
     examples = [

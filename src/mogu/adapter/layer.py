@@ -27,7 +27,8 @@ class Routing:
     """What every routed layer of one model does in the next forward.
 
     Attributes:
-        routed: ``(batch, seq)`` bool, the tokens that are routed; None when none is, which costs nothing.
+        routed: ``(batch, columns)`` bool, which of the forward's last ``columns`` tokens are routed; None when none is,
+            which costs nothing.
         weights: ``(batch or 1, seq or 1, 2)`` float32, the weights (safe, usable) given from outside; None
             when each layer's router decides.
     """
@@ -155,7 +156,14 @@ class RoutedProjection(nn.Module):
         read, write, bias = self._stacked or self.stack()
         # In training the parts may be more precise than the model.
         read, write = read.to(x.dtype), write.to(x.dtype)
-        output, self.last_weights = mix_variants(
-            output, x, read=read, write=write, router_bias=bias, routed=routed, weights=self.routing.weights
+        unmixed = x.shape[1] - routed.shape[1]
+        mixed, self.last_weights = mix_variants(
+            output[:, unmixed:],
+            x[:, unmixed:],
+            read=read,
+            write=write,
+            router_bias=bias,
+            routed=routed,
+            weights=self.routing.weights,
         )
-        return output
+        return torch.cat((output[:, :unmixed], mixed), dim=1) if unmixed else mixed

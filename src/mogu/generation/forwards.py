@@ -149,7 +149,7 @@ class RoutedForwards:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         input_ids: Tensor = kwargs["input_ids"]
         cache = kwargs.get("past_key_values")
-        first = self._column = 0 if cache is None else int(cache.get_seq_length())
+        first = 0 if cache is None else int(cache.get_seq_length())
         after = first + input_ids.shape[1]
         if self._refill and self._end is not None:
             if after <= self._end:
@@ -160,7 +160,10 @@ class RoutedForwards:
         if after <= self._first or (self._end is not None and first >= self._end):
             self._adapter.routing.routed = None
         else:
-            self._adapter.routing.routed = routed_positions(self._positions(first, input_ids), self._span)
+            # The layers mix only the columns that the rule may route: of a prompt these are the last few.
+            self._column = max(first, self._first)
+            positions = self._positions(self._column, after, input_ids)
+            self._adapter.routing.routed = routed_positions(positions, self._span)
         return args, kwargs
 
     def _after(self, _: nn.Module, __: tuple[Any, ...], ___: Any) -> None:
@@ -170,10 +173,10 @@ class RoutedForwards:
         if (weights := self._adapter.last_weights()) is not None:
             self._forwards.append(_Forward(self._column, routed, weights))
 
-    def _positions(self, first_column: int, input_ids: Tensor) -> Tensor:
-        """``(batch, seq)``, the places of a forward's tokens within their rows; negative on padding."""
-        batch, length = input_ids.shape
-        columns = torch.arange(first_column, first_column + length, device=input_ids.device)
+    def _positions(self, first_column: int, after: int, input_ids: Tensor) -> Tensor:
+        """``(batch, columns)``, the places of some columns within their rows; negative on padding."""
+        batch = input_ids.shape[0]
+        columns = torch.arange(first_column, after, device=input_ids.device)
         padding = self._padding.repeat_interleave(batch // self._padding.shape[0])
         return columns - padding[:, None]
 
@@ -186,5 +189,5 @@ class RoutedForwards:
             "past_key_values": DynamicCache(config=self._adapter.model.config.get_text_config(decoder=True)),
         }
         if "position_ids" in kwargs:
-            again["position_ids"] = self._positions(0, input_ids).clamp(min=0)
+            again["position_ids"] = self._positions(0, input_ids.shape[1], input_ids).clamp(min=0)
         return again

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from mogu.models import decoder_layers
 
@@ -104,11 +105,14 @@ class Recorder:
         Args:
             prompts: token ids of each prompt; best of like lengths.
             replies: for each prompt the same number of replies, token ids.
-            routed: how many of the last prompt tokens belong to the suffix; None for all.
+            routed: how many of the last prompt tokens belong to the suffix; None for all, as in a model with
+                recurrent layers, whose state after a prefix is more than keys and values.
         """
+        if self._is_recurrent():
+            routed = None
         lengths = [0 if routed is None else max(0, len(prompt) - routed) for prompt in prompts]
         prefixes = [list(prompt[:length]) for prompt, length in zip(prompts, lengths, strict=True)]
-        shared = 0 if self._has_sliding_window() else _shared_start(prefixes)
+        shared = _shared_start(prefixes) if self._takes_gaps() else 0
         layout = PrefixLayout.of(lengths, shared)
         cache = self._read(prefixes, layout) if layout.width else None
         kept = [self._keep(cache, layout, row) for row in range(len(prompts))]
@@ -156,9 +160,18 @@ class Recorder:
             layout.lengths[row],
         )
 
-    def _has_sliding_window(self) -> bool:
-        # Such a window counts columns, so padding in the middle of a row would move what a token sees.
-        return getattr(self.model.config.get_text_config(), "sliding_window", None) is not None
+    def _is_recurrent(self) -> bool:
+        layers = DynamicCache(config=self.model.config).layers
+        return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+
+    def _takes_gaps(self) -> bool:
+        """Whether padding in the middle of a row changes nothing."""
+        # Rotary positions are those that are given; other kinds may count columns, as windows and chunks do.
+        config = self.model.config.get_text_config(decoder=True)
+        counts_columns = any(
+            getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")
+        )
+        return bool(getattr(config, "rope_parameters", None)) and not counts_columns
 
     def _entry(self, suffixes: list[list[int]], layout: "PrefixLayout", cache: DynamicCache | None) -> Tensor:
         """``(batch, suffix, hidden)`` that enters the first routed layer; the cache is left as it was."""
