@@ -2,11 +2,11 @@
 
     python -m benchmarks.generation --adapter runs/demo/adapter
 
-Three sides answer the same prompts on the same weights: ``plain`` is transformers' model with the adapter taken
-out, ``base`` is MoGU's mode of that name, ``mogu`` routes. A round measures all three in random order, and only
-figures of one round are divided by each other, so that a machine that is slower for a while slows both parts of
-a ratio. The bars are judged on mogu over plain. Takes about five minutes on 2 cores; the rounds behind every
-figure stand in ``runs/benchmarks/generation.json``.
+Three sides answer the same prompts on the same weights: `plain` is transformers' model with the adapter taken
+out, `base` is MoGU's mode of that name, `mogu` routes. A round measures all three in random order, and only
+figures of one round are divided by each other: a machine that is slower for a while slows both parts of a
+ratio. The bars are judged on mogu over plain. Takes about five minutes on 2 cores; every round stands in
+`runs/benchmarks/generation.json`.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -27,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from scipy.stats import bootstrap
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from benchmarks.machine import facts, in_fresh_process, peak_memory, reset_peak_memory
 from mogu.adapter.attach import Adapter
@@ -59,7 +60,7 @@ class Measure(NamedTuple):
 
 SPEED = Measure("speed", "tokens/s", 0.97, at_least=True)
 FIRST_TOKEN = Measure("first token", "ms", 1.10)
-MEMORY = Measure("peak memory", "MiB", 1.05)
+MEMORY = Measure("memory", "MiB", 1.05)
 
 
 class Cell(NamedTuple):
@@ -86,19 +87,18 @@ CELLS = (
     Cell(FIRST_TOKEN, 1, 128, 1, rounds=11),
     Cell(FIRST_TOKEN, 1, 512, 1, rounds=7),
     Cell(FIRST_TOKEN, 16, 32, 1, rounds=7),
-    # 16 x 512 would take a core longer than all the others together, and its ratio is that of 1 x 512.
+    # 16 x 512 is left out: on a CPU one round of it takes most of a minute.
     Cell(FIRST_TOKEN, 16, 128, 1, rounds=5),
 )
 MEMORY_BATCHES = (1, 16)
 MEMORY_PROMPT_TOKENS = 128
 MEMORY_NEW_TOKENS = 16
 MEMORY_ROUNDS = 1
-WHOLE_PROCESS = "with loading"
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """The median of the rounds' ratios with its 95% bootstrap interval, which one round alone does not have."""
+    """The median of the rounds' ratios, with its 95% bootstrap interval (a point if there is one round)."""
 
     median: float
     low: float
@@ -116,30 +116,40 @@ class Ratio:
         ).confidence_interval
         return cls(median, float(interval.low), float(interval.high))
 
-    def __str__(self) -> str:
-        return f"{self.median:.3f} ({self.low:.2f}-{self.high:.2f})"
-
 
 @dataclass
 class Result:
-    """The rounds of one line of the table, in the measure's unit, by side."""
+    """One line of the tables.
+
+    Attributes:
+        measure: what was measured.
+        batch: prompts at a time; None where it is no matter of batches.
+        prompt_tokens: tokens of each.
+        rounds: the figures in the measure's unit, by side.
+    """
 
     measure: Measure
     batch: int | None
-    detail: str
+    prompt_tokens: int
     rounds: dict[Side, list[float]]
 
     @property
     def name(self) -> str:
-        """What stands in the table's first column."""
-        batch = "" if self.batch is None else f"batch {self.batch}, "
-        return f"{self.measure.name}, {batch}{self.detail}"
+        """What stands in the tables' first column."""
+        return (
+            f"{self.measure.name}, {f'{self.batch} x {self.prompt_tokens}' if self.batch else 'with loading'}"
+        )
 
     def ratio(self, above: Side, below: Side) -> Ratio | None:
         """One side over another; None where one was not measured."""
         if above not in self.rounds or below not in self.rounds:
             return None
         return Ratio.of(self.rounds[above], self.rounds[below])
+
+    @property
+    def judged(self) -> Ratio:
+        """The ratio that the bar is about."""
+        return Ratio.of(self.rounds["mogu"], self.rounds["plain"])
 
     def facts(self) -> dict[str, Any]:
         """All of it, for a JSON file."""
@@ -148,11 +158,11 @@ class Result:
             "measure": self.measure.name,
             "unit": self.measure.unit,
             "batch": self.batch,
-            "detail": self.detail,
+            "prompt_tokens": self.prompt_tokens,
             "median": {side: statistics.median(figures) for side, figures in self.rounds.items()},
             "ratios": ratios,
             "bar": self.measure.bar,
-            "met": self.measure.meets(ratios["mogu/plain"]["median"]),
+            "met": self.measure.meets(self.judged.median),
             "rounds": self.rounds,
         }
 
@@ -196,14 +206,11 @@ def greedy(generate: Callable[..., Any], ids: Tensor, new_tokens: int, **setting
 def seconds_of(model: MoguModel, side: Side, ids: Tensor, new_tokens: int) -> float:
     """The seconds of one generation by one side."""
     if side == "plain":
+        plain: Any = model.model
         with without_adapter(model.adapter):
-            return greedy(_generate(model.model), ids, new_tokens)
+            return greedy(plain.generate, ids, new_tokens)
     mode: Mode = side
     return greedy(model.generate, ids, new_tokens, mode=mode)
-
-
-def _generate(model: PreTrainedModel) -> Callable[..., Any]:
-    return model.generate  # type: ignore[return-value]
 
 
 def time_cell(
@@ -217,8 +224,7 @@ def time_cell(
         for side in rng.sample(SIDES, len(SIDES)):
             figures[side].append(cell.figure(seconds_of(model, side, ids, cell.new_tokens)))
         step()
-    detail = f"{cell.new_tokens} new" if cell.measure is SPEED else f"prompt {cell.prompt_tokens}"
-    return Result(cell.measure, cell.batch, detail, figures)
+    return Result(cell.measure, cell.batch, cell.prompt_tokens, figures)
 
 
 def memory_of(side: Side, adapter: Path, base: str | None) -> dict[int | None, float]:
@@ -226,22 +232,20 @@ def memory_of(side: Side, adapter: Path, base: str | None) -> dict[int | None, f
 
     To be called in a fresh process. The plain side never sees the adapter.
     """
-    generate: Callable[..., Any]
+    model: Any
     if side == "plain":
         identity = read_config(adapter).base
-        loaded = load_model(
-            identity.name if base is None else base, revision=identity.revision if base is None else None
-        )
-        model, tokenizer = loaded.model, loaded.tokenizer
-        generate = _generate(model)
+        name, revision = (identity.name, identity.revision) if base is None else (base, None)
+        loaded = load_model(name, revision=revision)
+        model, tokenizer, device = loaded.model, loaded.tokenizer, loaded.model.device
     else:
-        mogu = MoguModel.from_pretrained(adapter, base=base)
-        model, tokenizer, generate = mogu.model, mogu.tokenizer, mogu.generate
+        model = MoguModel.from_pretrained(adapter, base=base)
+        tokenizer, device = model.tokenizer, model.model.device
     peaks: dict[int | None, float] = {None: peak_memory()}
     for batch in MEMORY_BATCHES:
-        ids = prompts(tokenizer, batch, MEMORY_PROMPT_TOKENS).to(model.device)
+        ids = prompts(tokenizer, batch, MEMORY_PROMPT_TOKENS).to(device)
         reset_peak_memory()
-        greedy(generate, ids, MEMORY_NEW_TOKENS)
+        greedy(model.generate, ids, MEMORY_NEW_TOKENS)
         peaks[batch] = peak_memory()
     peaks[None] = max(peaks.values())
     return peaks
@@ -261,7 +265,7 @@ def memory_results(
         Result(
             MEMORY,
             batch,
-            f"prompt {MEMORY_PROMPT_TOKENS}" if batch else WHOLE_PROCESS,
+            MEMORY_PROMPT_TOKENS,
             {side: [peak[batch] for peak in peaks[side]] for side in sides},
         )
         for batch in (*MEMORY_BATCHES, None)
@@ -270,52 +274,45 @@ def memory_results(
 
 def figures_table(results: list[Result]) -> Table:
     """The medians of every side."""
-    table = Table("median", "unit", title="Three sides, one model", title_justify="left")
-    for side in SIDES:
-        table.add_column(side, justify="right")
-    table.add_column("rounds", justify="right")
+    table = Table("batch x prompt", "", box=None, padding=(0, 2, 0, 0))
+    for name in (*SIDES, "rounds"):
+        table.add_column(name, justify="right")
     for result in results:
-        cells = [
+        medians = [
             f"{statistics.median(result.rounds[side]):.1f}" if side in result.rounds else "" for side in SIDES
         ]
-        table.add_row(result.name, result.measure.unit, *cells, str(len(result.rounds["mogu"])))
+        table.add_row(result.name, result.measure.unit, *medians, str(len(result.rounds["mogu"])))
     return table
 
 
 def ratio_table(results: list[Result]) -> Table:
     """The ratios within the rounds, and whether the bars are met."""
-    table = Table("ratio (95% interval)", title="Ratios within a round", title_justify="left")
-    for above, below in RATIOS:
-        table.add_column(f"{above} / {below}", justify="right", no_wrap=True)
-    table.add_column("bar", no_wrap=True)
-    table.add_column("met", no_wrap=True)
+    table = Table("", box=None, padding=(0, 2, 0, 0))
+    for name in (*(f"{above}/{below}" for above, below in RATIOS), "bar", "met"):
+        table.add_column(name)
     for result in results:
-        ratios = [result.ratio(above, below) for above, below in RATIOS]
-        judged = ratios[0]
-        assert judged is not None
-        bar = f"{'>=' if result.measure.at_least else '<='} {result.measure.bar:.2f}"
-        cells = ["" if ratio is None else str(ratio) for ratio in ratios]
-        table.add_row(result.name, *cells, bar, _verdict(result.measure, judged))
+        judged, measure = result.judged, result.measure
+        others = [result.ratio(above, below) for above, below in RATIOS[1:]]
+        certain = measure.meets(judged.low) == measure.meets(judged.high)
+        table.add_row(
+            result.name,
+            f"{judged.median:.3f} ({judged.low:.2f}-{judged.high:.2f})",
+            *("" if ratio is None else f"{ratio.median:.3f}" for ratio in others),
+            f"{'>=' if measure.at_least else '<='} {measure.bar:.2f}",
+            ("yes" if measure.meets(judged.median) else "no") + ("" if certain else "?"),
+        )
     return table
-
-
-def _verdict(measure: Measure, ratio: Ratio) -> str:
-    met = measure.meets(ratio.median)
-    certain = measure.meets(ratio.low) == measure.meets(ratio.high)
-    return f"{'yes' if met else 'no'}{'' if certain else ', perhaps'}"
 
 
 def bar_lines(results: list[Result]) -> list[str]:
     """One line for each bar: its worst ratio, and whether that meets it."""
     lines = []
     for measure in (SPEED, FIRST_TOKEN, MEMORY):
-        ratios = {
-            r.name: ratio.median for r in results if r.measure == measure and (ratio := r.ratio(*RATIOS[0]))
-        }
+        ratios = {result.name: result.judged.median for result in results if result.measure == measure}
         worst = (min if measure.at_least else max)(ratios, key=lambda name: ratios[name])
         bar = f"{'at least' if measure.at_least else 'at most'} {measure.bar:.2f} of the base's"
         verdict = "met" if measure.meets(ratios[worst]) else "not met"
-        lines.append(f"{measure.name} {bar}: {verdict}; worst {ratios[worst]:.3f} ({worst})")
+        lines.append(f"{measure.name} {bar}: {verdict} (worst {ratios[worst]:.3f}: {worst})")
     return lines
 
 
@@ -330,9 +327,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args()
     if not options.adapter.exists():
-        parser.exit(
-            2, f"{options.adapter} is not there: make it with `make demo`, or give --adapter FOLDER\n"
-        )
+        parser.exit(2, f"there is no {options.adapter}: make it with `make demo`, or give --adapter FOLDER\n")
     if options.repeats is not None and options.repeats < 1:
         parser.error(f"--repeats is {options.repeats}; give at least 1")
 
@@ -345,7 +340,7 @@ def main() -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("peak memory", total=sum(rounds.values()) + memory_rounds)
-        step = lambda: progress.advance(task)  # noqa: E731
+        step = partial(progress.advance, task)
         memory = memory_results(options.adapter, options.base, memory_rounds, rng, step)
         progress.update(task, description="load model")
         model = MoguModel.from_pretrained(options.adapter, base=options.base)
@@ -355,8 +350,10 @@ def main() -> None:
             results.append(time_cell(model, cell, rounds[cell], rng, step))
             progress.console.print(f"[dim]{results[-1].name}: done[/dim]")
     results += memory
+    console.print("[bold]Medians of three sides on one model[/bold]")
     console.print(figures_table(results))
-    console.print(ratio_table(results))
+    console.print("\n[bold]Ratios within a round[/bold] (95% interval; ? where it reaches over the bar)")
+    console.print(ratio_table(results), end="\n\n")
     for line in bar_lines(results):
         console.print(line)
     written: dict[str, Any] = where | {

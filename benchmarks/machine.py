@@ -24,7 +24,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def reset_peak_memory() -> None:
-    """Let `peak_memory` count from here on; on a CPU that is not Linux's it goes on counting from the start."""
+    """Let `peak_memory` count from here on; without a GPU and off Linux it counts from the start still."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     elif _STATUS.exists():

@@ -48,7 +48,8 @@ class Category:
 @cache
 def _rows(name: str) -> tuple[dict[str, Any], ...]:
     text = resources.files("mogu.corpus").joinpath(name).read_text(encoding="utf-8")
-    return tuple(json.loads(line) for line in text.splitlines())
+    # Not splitlines(): JSON strings may hold line separators other than "\n" as they are.
+    return tuple(json.loads(line) for line in text.split("\n") if line)
 
 
 def corpus_requests(label: Label, split: Split) -> list[Request]:

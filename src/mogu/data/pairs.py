@@ -59,7 +59,7 @@ def wrap_share(requests: Sequence[Request], share: float, split: Split, seed: in
     innocents = corpus_wrappers("innocent", split)
     wrapped = []
     for index, request in enumerate(requests):
-        due = int((index + 1) * share) > int(index * share)
+        due = _share_of(index + 1, share) > _share_of(index, share)
         if due:
             frames = jailbreaks if request.label == "malicious" or rng.random() < 0.5 else innocents
             request = wrap(request, rng.choice(frames))
@@ -67,11 +67,16 @@ def wrap_share(requests: Sequence[Request], share: float, split: Split, seed: in
     return wrapped
 
 
+def _share_of(count: int, share: float) -> int:
+    return int(round(count * share, 9))  # 100 * 0.29 is a hair below 29
+
+
 def wrap(request: Request, wrapper: Wrapper) -> Request:
     """The request with its last user turn in a frame."""
     text = wrapper.wrap(request.text)
-    last = Message(role=request.messages[-1]["role"], content=text)
-    messages = [*request.messages[:-1], last]
+    messages = list(request.messages)
+    last = max(index for index, message in enumerate(messages) if message["role"] == "user")
+    messages[last] = Message(role="user", content=text)
     return replace(request, text=text, messages=messages, kind="wrapped")
 
 

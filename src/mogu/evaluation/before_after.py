@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 
 from mogu.chat import Conversation, batch_left_pad, encode_chat
 from mogu.evaluation.judges.refusal import judge_refusal
+from mogu.files import write_atomic
 from mogu.generation import Mode, MoguModel
 
 
@@ -123,10 +124,10 @@ def read_rows(file: Path) -> list[ReplyRow]:
     """The rows of a file that :func:`answer` wrote; a last line that was cut off is left out."""
     if not file.exists():
         return []
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
-    if len(whole) < len(lines):
-        file.write_text("".join(whole), encoding="utf-8")
+    # Not splitlines(): JSON strings may hold line separators other than "\n" as they are.
+    *whole, cut_off = file.read_text(encoding="utf-8").split("\n")
+    if cut_off:
+        write_atomic(file, "".join(line + "\n" for line in whole))
     return [ReplyRow(**json.loads(line)) for line in whole]
 
 

@@ -5,7 +5,8 @@ from every usable one's, is set on validation requests: the share of malicious o
 as large as possible while at most a budgeted share of benign ones newly do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -14,8 +15,8 @@ from mogu.adapter.attach import Adapter
 from mogu.training.loop import Progress
 from mogu.training.stage import Example, ReplyKind, RouterStage
 
-OFFSETS = [step / 4 for step in range(-16, 13)]
-"""Router logits; from -4 to 3."""
+OFFSETS = [step / 4 for step in range(-10, 7)]
+"""Router logits; from -2.5 to 1.5."""
 
 
 class OperatingPoint(NamedTuple):
@@ -51,9 +52,8 @@ def calibrate(
     examples.sort(key=lambda example: len(example.prompt))
     points = []
     for done, offset in enumerate(OFFSETS, start=1):
-        shift_routers(adapter, offset)
-        points.append(measure(stage, examples, offset))
-        shift_routers(adapter, -offset)
+        with _shifted(adapter, offset):
+            points.append(measure(stage, examples, offset))
         progress(done, len(OFFSETS))
     best = choose(points, budget)
     shift_routers(adapter, best.offset)
@@ -85,6 +85,19 @@ def measure(stage: RouterStage, examples: Sequence[Example], offset: float) -> O
     return OperatingPoint(
         offset, refused[True] / max(1, counts[True]), refused[False] / max(1, counts[False])
     )
+
+
+@contextmanager
+def _shifted(adapter: Adapter, offset: float) -> Iterator[None]:
+    # Kept, not shifted back: sums of floats are rounded.
+    routers = [layer.router for layer in adapter.layers.values()]
+    states = [{name: value.clone() for name, value in router.state_dict().items()} for router in routers]
+    shift_routers(adapter, offset)
+    try:
+        yield
+    finally:
+        for router, state in zip(routers, states, strict=True):
+            router.load_state_dict(state)
 
 
 def shift_routers(adapter: Adapter, offset: float) -> None:

@@ -3,11 +3,13 @@
 import json
 import math
 import random
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import (
@@ -27,17 +29,17 @@ Progress = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
 
 
-class _Rows(Dataset[int]):
-    """The indices of examples in the order of training, all passes laid end to end."""
+class _Batches(Dataset[list[int]]):
+    """Batches of indices of examples in the order of training, all passes laid end to end."""
 
-    def __init__(self, rows: Sequence[int]) -> None:
-        self.rows = list(rows)
+    def __init__(self, batches: list[list[int]]) -> None:
+        self.batches = batches
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.batches)
 
-    def __getitem__(self, index: int) -> int:
-        return self.rows[index]
+    def __getitem__(self, index: int) -> list[int]:
+        return self.batches[index]
 
 
 class _StageTrainer(Trainer):
@@ -57,13 +59,17 @@ class _StageTrainer(Trainer):
     ) -> Any:
         """The stage's loss; raises TrainingDivergedError when it is not a number."""
         outputs = model(**inputs)
-        if not torch.isfinite(outputs["loss"]):
-            raise TrainingDivergedError(
-                f"the loss became {outputs['loss'].item()} at step {self.state.global_step}; try a smaller "
-                "variant_learning_rate or router_learning_rate, or dtype float32. The last good state is in "
-                f"{self.args.output_dir}"
-            )
+        self._require_finite(float(outputs["loss"]))
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def _require_finite(self, loss: float) -> None:
+        if math.isfinite(loss):
+            return
+        kept = last_whole_checkpoint(Path(str(self.args.output_dir)))
+        raise TrainingDivergedError(
+            f"the loss became {loss} at step {self.state.global_step}; try a smaller variant_learning_rate or "
+            f"router_learning_rate, or dtype float32. {f'The last good state is in {kept}' if kept else ''}".rstrip()
+        )
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """The stage's figures on the validation examples, each the mean over batches weighed by their size."""
@@ -75,6 +81,7 @@ class _StageTrainer(Trainer):
                     sums[name] = sums.get(name, 0.0) + float(figure) * len(batch)
                     counts[name] = counts.get(name, 0) + len(batch)
         metrics = {f"eval_{name}": value / counts[name] for name, value in sums.items()}
+        self._require_finite(metrics["eval_loss"])  # before the checkpoint that follows is written
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -124,15 +131,16 @@ def train_stage(
         TrainingDivergedError: if the loss is not a number.
     """
     lengths = {index: len(stage.examples[index].prompt) for index in (*training, *validation)}
-    order = [row for epoch in range(epochs) for row in _epoch(training, lengths, settings, epoch)]
-    steps = math.ceil(len(order) / settings.batch_size)
+    order = [batch for epoch in range(epochs) for batch in _epoch(training, lengths, settings, epoch)]
+    steps = len(order)
     every = max(1, steps // settings.evaluations)
     figure = "eval_loss" if not hasattr(stage, "wanted") else "eval_wanted"
     device = next(stage.parameters()).device
     arguments = TrainingArguments(
-        output_dir=str(folder),
+        # Checkpoints name the best of them by its path.
+        output_dir=str(folder.resolve()),
         num_train_epochs=1,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=1,  # the data set's items are batches
         train_sampling_strategy="sequential",
         learning_rate=learning_rate,
         lr_scheduler_type="linear",
@@ -154,18 +162,16 @@ def train_stage(
         remove_unused_columns=False,
         use_cpu=device.type == "cpu",
     )
-    batches = sorted(validation, key=lengths.__getitem__)
+    batches = _cut(sorted(validation, key=lengths.__getitem__), settings.batch_size)
     for parameter in stage.parameters():
         parameter.requires_grad_(True)
     trainer = _StageTrainer(
         stage,
         args=arguments,
-        train_dataset=_Rows(order),
-        eval_dataset=_Rows(validation),
+        train_dataset=_Batches(order),
+        eval_dataset=_Batches(batches),
         data_collator=_collate,
-        validation=[
-            batches[i : i + settings.batch_size] for i in range(0, len(batches), settings.batch_size)
-        ],
+        validation=batches,
         callbacks=[_ReportSteps(progress)],
     )
     trainer.remove_callback(PrinterCallback)
@@ -177,30 +183,40 @@ def train_stage(
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint of a folder whose last file was written whole; None if there is none."""
+    """The newest checkpoint of a folder that was written whole; None if there is none."""
     checkpoints = sorted(
         folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True
     )
-    for checkpoint in checkpoints:
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        return str(checkpoint)
-    return None
+    return next((str(checkpoint) for checkpoint in checkpoints if _is_whole(checkpoint)), None)
 
 
-def _collate(rows: list[int]) -> dict[str, Tensor]:
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        # Written last: a killed run lacks it. The others may be cut short when the machine itself went down.
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        with safe_open(checkpoint / "model.safetensors", "pt"):
+            pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return all(map(zipfile.is_zipfile, (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth"))))
+
+
+def _collate(batches: list[list[int]]) -> dict[str, Tensor]:
+    (rows,) = batches
     return {"rows": torch.tensor(rows)}
 
 
-def _epoch(rows: Sequence[int], lengths: dict[int, int], settings: TrainingSettings, epoch: int) -> list[int]:
+def _epoch(
+    rows: Sequence[int], lengths: dict[int, int], settings: TrainingSettings, epoch: int
+) -> list[list[int]]:
     """One pass: batches of like lengths in random order, the short last batch at the end of the pass."""
     rng = random.Random(f"{settings.seed}/{epoch}")
     jitter = {row: lengths[row] * (1 + 0.1 * rng.random()) for row in rows}
-    ordered = sorted(rows, key=jitter.__getitem__)
-    size = settings.batch_size
-    batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
-    last = [batches.pop()] if len(batches[-1]) < size else []
+    batches = _cut(sorted(rows, key=jitter.__getitem__), settings.batch_size)
+    last = [batches.pop()] if len(batches[-1]) < settings.batch_size else []
     rng.shuffle(batches)
-    return [row for batch in (*batches, *last) for row in batch]
+    return batches + last
+
+
+def _cut(rows: Sequence[int], size: int) -> list[list[int]]:
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]

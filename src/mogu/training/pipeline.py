@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,14 +26,21 @@ from mogu.data.requests import Label, Request, Split
 from mogu.data.sources import read_requests
 from mogu.errors import MoguError
 from mogu.files import write_atomic
-from mogu.models import LoadedModel, decoder_layers, find_projections, load_model
+from mogu.models import LoadedModel, Projection, find_projections, load_model
 from mogu.training.calibration import calibrate
 from mogu.training.loop import train_stage
 from mogu.training.preparation import Prompt, base_replies, encode_requests, record_examples
 from mogu.training.recording import Recorder
 from mogu.training.router_fit import fit_routers
 from mogu.training.settings import TrainingSettings
-from mogu.training.stage import Example, RouterStage, SafeStage, Stage, UsableStage
+from mogu.training.stage import (
+    Example,
+    RouterStage,
+    SafeStage,
+    Stage,
+    UsableStage,
+    gradient_checkpointing,
+)
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +87,7 @@ def train(
 
     Args:
         model: hub id, local folder or GGUF file.
-        output: the adapter folder to write; must not exist.
+        output: the adapter folder to write; an adapter that is there is replaced.
         settings: how to train.
         malicious: the user's malicious requests (JSONL, CSV or data set id) in place of the corpus.
         benign: the same for benign ones.
@@ -120,9 +127,9 @@ def train_loaded(
     projection: str | None = None,
 ) -> Path:
     """The stages of :func:`train` on a model that is loaded already; it is left unwrapped."""
-    _claim(run.work, settings, requests, loaded)
-    torch.manual_seed(settings.seed)
     places = upper_layers(find_projections(loaded.model, projection), settings.layer_share)
+    _claim(run.work, settings, requests, loaded, places)
+    torch.manual_seed(settings.seed)
     adapter = attach(loaded.model, places, settings.rank, settings.lora_alpha)
     if settings.router_form == "paper":
         for place, layer in zip(places, adapter.layers.values(), strict=True):
@@ -172,14 +179,22 @@ def _train_parts(
         glad = base_replies(
             loaded.model, loaded.tokenizer, benign, settings.reply_tokens, REPLY_BATCH, kept, step
         )
-    if settings.gradient_checkpointing:
-        loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
-        for layer in decoder_layers(loaded.model):
-            layer.training = True  # the flag that checkpointing asks; dropout below it stays off
-    with run.stage("record activations") as step:
-        examples = record_examples(recorder, loaded.tokenizer, prompts, glad, settings, step)
-    training = list(range(len(requests["train"])))
-    validation = list(range(len(training), len(examples)))
+    with gradient_checkpointing(adapter) if settings.gradient_checkpointing else nullcontext():
+        with run.stage("record activations") as step:
+            examples = record_examples(recorder, loaded.tokenizer, prompts, glad, settings, step)
+        return _train_stages(adapter, recorder, examples, len(requests["train"]), settings, run)
+
+
+def _train_stages(
+    adapter: Adapter,
+    recorder: Recorder,
+    examples: list[Example],
+    count: int,
+    settings: TrainingSettings,
+    run: _Run,
+) -> dict[str, Any]:
+    """Train the parts one after the other on the first ``count`` examples; the others are for validation."""
+    training, validation = list(range(count)), list(range(count, len(examples)))
     routers = RouterStage(adapter, recorder, examples, settings)
     metrics: dict[str, Any] = {}
     if settings.router_start == "fit" and not _finished(run.work, "routers"):
@@ -191,7 +206,7 @@ def _train_parts(
         metrics[name] = _stage(
             name,
             stage,
-            [row for row in training if stage.takes(examples[row])],
+            [row for row in _first_of_each_label(examples, training, settings) if stage.takes(examples[row])],
             [row for row in validation if stage.takes(examples[row])],
             settings.variant_epochs,
             settings.variant_learning_rate,
@@ -243,6 +258,18 @@ def _stage(
     return metrics
 
 
+def _first_of_each_label(
+    examples: Sequence[Example], rows: Sequence[int], settings: TrainingSettings
+) -> list[int]:
+    """The rows that the variants learn from; the requests of a label are in random order."""
+    labels = (True, False)
+    return [
+        row
+        for label in labels
+        for row in [row for row in rows if examples[row].malicious == label][: settings.variant_requests]
+    ]
+
+
 def _finished(work: Path, name: str) -> bool:
     return (work / f"{name}.safetensors").exists()
 
@@ -271,7 +298,11 @@ def _requests(
 
 
 def _claim(
-    work: Path, settings: TrainingSettings, requests: dict[str, list[Request]], loaded: LoadedModel
+    work: Path,
+    settings: TrainingSettings,
+    requests: dict[str, list[Request]],
+    loaded: LoadedModel,
+    places: list[Projection],
 ) -> None:
     """Make the folder of unfinished work, or check that the one that is there belongs to this very training."""
     texts = [[request.label, request.messages] for rows in requests.values() for request in rows]
@@ -280,6 +311,8 @@ def _claim(
             "settings": settings.model_dump(),
             "base": loaded.identity.fingerprint,
             "dtype": str(loaded.model.dtype),
+            "projections": [place.name for place in places],
+            "chat_template": loaded.tokenizer.get_chat_template(),
             "requests": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
         },
         indent=2,

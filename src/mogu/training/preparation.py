@@ -54,11 +54,14 @@ def base_replies(
         Token ids by request id, the end token included where the reply ended.
     """
     replies = _read_kept(kept)
-    missing = sorted((p for p in prompts if p.request.id not in replies), key=lambda prompt: len(prompt.ids))
+    ordered = sorted(prompts, key=lambda prompt: len(prompt.ids))
     end = model.generation_config.eos_token_id
     ends = set(end) if isinstance(end, list) else {end}
-    for start in range(0, len(missing), batch_size):
-        batch = missing[start : start + batch_size]
+    for start in range(0, len(ordered), batch_size):
+        batch = ordered[start : start + batch_size]
+        if all(prompt.request.id in replies for prompt in batch):
+            continue
+        # A batch is generated whole or not at all, so that a run that goes on pads as one that was not killed.
         ids, mask = batch_left_pad([prompt.ids for prompt in batch], tokenizer.pad_token_id)
         generated = model.generate(  # type: ignore[operator]
             input_ids=ids.to(model.device),
@@ -75,7 +78,7 @@ def base_replies(
                 length = next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
                 replies[prompt.request.id] = row[:length]
                 file.write(json.dumps({"id": prompt.request.id, "ids": row[:length]}) + "\n")
-        progress(min(start + batch_size, len(missing)), len(missing))
+        progress(start + len(batch), len(ordered))
     return replies
 
 

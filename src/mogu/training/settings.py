@@ -13,13 +13,18 @@ class TrainingSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     # Data.
-    malicious_requests: int = Field(480, ge=8, description="malicious requests trained on (paper: 300)")
-    benign_requests: int = Field(560, ge=8, description="benign requests trained on (paper: 300)")
+    malicious_requests: int = Field(640, ge=8, description="malicious requests trained on (paper: 300)")
+    benign_requests: int = Field(640, ge=8, description="benign requests trained on (paper: 300)")
+    variant_requests: int | None = Field(
+        160,
+        ge=8,
+        description="of each label, those that the variants learn from; null: all (paper). Routers use all",
+    )
     wrapped_share: float = Field(
         0.12, ge=0, le=1, description="share of the requests put into frames (paper: none)"
     )
-    reply_tokens: int = Field(24, ge=2, description="tokens of the base's own reply to a benign request")
-    validation_requests: int = Field(128, ge=8, description="validation requests of each label")
+    reply_tokens: int = Field(16, ge=2, description="tokens of the base's own reply to a benign request")
+    validation_requests: int = Field(112, ge=8, description="validation requests of each label")
 
     # Layer.
     rank: int = Field(8, ge=1, description="LoRA rank of each variant (paper: 8)")
@@ -31,7 +36,7 @@ class TrainingSettings(BaseModel):
     )
 
     # Routing rule.
-    routed_tokens: int = Field(8, ge=1, description="m: reply tokens sampled from routed logits (paper: 5)")
+    routed_tokens: int = Field(24, ge=1, description="m: reply tokens sampled from routed logits (paper: 5)")
     routed_prompt_tokens: int | None = Field(
         1, ge=1, description="last prompt tokens that are routed; null: all (paper: all)"
     )
@@ -52,7 +57,7 @@ class TrainingSettings(BaseModel):
     router_start: Literal["fit", "random"] = Field(
         "fit", description="fit: start at a logistic fit on the base's activations; random (paper)"
     )
-    router_epochs: int = Field(2, ge=1, description="passes over the data, at most, for the routers")
+    router_epochs: int = Field(1, ge=1, description="passes over the data, at most, for the routers")
     router_learning_rate: float = Field(2e-3, gt=0, description="of the routers (paper: 5e-4)")
     router_loss_weight: float = Field(
         2.0, ge=0, description="lambda, the weight of the router loss (paper: 2)"
@@ -61,7 +66,7 @@ class TrainingSettings(BaseModel):
         "l1", description="distance in the router loss (paper: l1)"
     )
     benign_refusal_budget: float = Field(
-        0.03,
+        0.05,
         ge=0,
         le=1,
         description="share of benign validation requests that may newly begin with a refusal",
@@ -101,11 +106,14 @@ PRESETS: dict[str, dict[str, object]] = {
         "malicious_requests": 300,
         "benign_requests": 300,
         "wrapped_share": 0.0,
+        "variant_requests": None,
+        "reply_tokens": 24,
         "layer_share": 1.0,
         "routed_tokens": 5,
         "routed_prompt_tokens": None,
         "variant_objective": "ratio",
         "variant_learning_rate": 5e-5,
+        "router_epochs": 2,
         "router_form": "paper",
         "router_start": "random",
         "router_learning_rate": 5e-4,
@@ -114,12 +122,11 @@ PRESETS: dict[str, dict[str, object]] = {
     },
     # What CI affords twice: the default's method on a quarter of the data.
     "quick": {
-        "malicious_requests": 112,
+        "malicious_requests": 128,
         "benign_requests": 128,
-        "validation_requests": 40,
-        "reply_tokens": 16,
-        "variant_epochs": 2,
-        "router_epochs": 1,
+        "variant_requests": 64,
+        "validation_requests": 32,
+        "reply_tokens": 10,
         "evaluations": 2,
     },
 }

@@ -6,7 +6,8 @@ take from :mod:`mogu.training.losses`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from mogu.adapter.attach import Adapter
-from mogu.adapter.layer import SAFE, USABLE
+from mogu.adapter.layer import SAFE, USABLE, Routing
+from mogu.models import decoder_layers
 from mogu.training.losses import NOT_A_TARGET, disposition_loss, reply_cross_entropy, router_loss
 from mogu.training.recording import PrefixLayout, Record, Recorder, suffix_inputs
 from mogu.training.settings import TrainingSettings
@@ -43,6 +45,11 @@ class Example:
     replies: tuple[list[int], list[int]]
     malicious: bool
     record: Record
+
+    @property
+    def wanted(self) -> ReplyKind:
+        """The reply that the request should get."""
+        return ReplyKind.REFUSAL if self.malicious else ReplyKind.GLAD
 
     def shortened(self, tokens: int) -> "Example":
         """The same example with at most ``tokens`` tokens of each reply."""
@@ -101,12 +108,14 @@ class Stage(nn.Module, ABC):
         """The losses on the examples with the indices ``rows`` ``(batch,)``."""
         return self.losses([self.examples[row] for row in rows.tolist()])
 
-    def read(self, batch: Sequence[Example], kind: ReplyKind, weights: Tensor | None = None) -> Reading:
+    def read(
+        self, batch: Sequence[Example], kind: ReplyKind | None = None, weights: Tensor | None = None
+    ) -> Reading:
         """Run the upper layers over one reply of each example.
 
         Args:
             batch: the examples.
-            kind: which reply.
+            kind: which reply; None for the one that each request should get, by its label.
             weights: ``(2,)`` given to all layers, or None for the routers' own.
         """
         adapter, recorder = self._outside
@@ -114,7 +123,9 @@ class Stage(nn.Module, ABC):
         layout = PrefixLayout.of([example.record.prefix.length for example in batch])
         routed_prompt = self.settings.routed_prompt_tokens
         starts = [len(example.prompt) - length for example, length in zip(batch, layout.lengths, strict=True)]
-        replies = [example.replies[kind] for example in batch]
+        kinds = [example.wanted if kind is None else kind for example in batch]
+        replies = [example.replies[kind] for example, kind in zip(batch, kinds, strict=True)]
+        states = [example.record.hidden[kind] for example, kind in zip(batch, kinds, strict=True)]
         suffixes = [
             [*example.prompt[length:], *reply[:-1]]
             for example, length, reply in zip(batch, layout.lengths, replies, strict=True)
@@ -123,29 +134,23 @@ class Stage(nn.Module, ABC):
         width = inputs["input_ids"].shape[1]
         labels = torch.full((len(batch), width), NOT_A_TARGET)
         routed = torch.zeros(len(batch), width, dtype=torch.bool)
-        hidden = (
-            batch[0].record.hidden[kind].new_zeros(len(batch), width, batch[0].record.hidden[kind].shape[-1])
-        )
+        hidden = states[0].new_zeros(len(batch), width, states[0].shape[-1])
         for row, (start, reply) in enumerate(zip(starts, replies, strict=True)):
             labels[row, start - 1 : start - 1 + len(reply)] = torch.tensor(reply)
             first_routed = 0 if routed_prompt is None else max(0, start - routed_prompt)
             routed[row, first_routed : start - 1 + len(reply)] = True
-            hidden[row, : len(suffixes[row])] = batch[row].record.hidden[kind]
+            hidden[row, : len(suffixes[row])] = states[row]
         first = min(starts) - 1  # the first column whose prediction counts
         device = model.device
         cache = recorder.cache([example.record.prefix for example in batch])
-        adapter.routing.routed, adapter.routing.weights = routed.to(device), weights
-        try:
-            with recorder.replay(hidden.to(device)):
-                logits = model(
-                    **{name: tensor.to(device) for name, tensor in inputs.items()},
-                    past_key_values=cache,
-                    use_cache=cache is not None,
-                    logits_to_keep=torch.arange(first, width, device=device),
-                ).logits
+        with _routed_as(adapter.routing, routed.to(device), weights), recorder.replay(hidden.to(device)):
+            logits = model(
+                **{name: tensor.to(device) for name, tensor in inputs.items()},
+                past_key_values=cache,
+                use_cache=cache is not None,
+                logits_to_keep=torch.arange(first, width, device=device),
+            ).logits
             used = adapter.last_weights()
-        finally:
-            adapter.routing.routed = adapter.routing.weights = None
         assert used is not None
         ends = torch.tensor(starts, device=device) - 1 - first
         return Reading(
@@ -154,6 +159,37 @@ class Stage(nn.Module, ABC):
             routed.to(device),
             logits[torch.arange(len(batch), device=device), ends],
         )
+
+
+@contextmanager
+def gradient_checkpointing(adapter: Adapter) -> Iterator[None]:
+    """Within it, the backward pass computes the activations of the decoder layers again, and none are kept."""
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        # By then the routing is off, or that of another forward.
+        routing = adapter.routing
+        return nullcontext(), _routed_as(routing, routing.routed, routing.weights)
+
+    adapter.model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
+    layers = decoder_layers(adapter.model)
+    for layer in layers:
+        layer.training = True  # the flag that checkpointing asks; dropout below it stays off
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
+        adapter.model.gradient_checkpointing_disable()
+
+
+@contextmanager
+def _routed_as(routing: Routing, routed: Tensor | None, weights: Tensor | None) -> Iterator[None]:
+    before = routing.routed, routing.weights
+    routing.routed, routing.weights = routed, weights
+    try:
+        yield
+    finally:
+        routing.routed, routing.weights = before
 
 
 class VariantStage(Stage):
@@ -215,24 +251,17 @@ class RouterStage(Stage):
         return layer.router  # type: ignore[return-value]
 
     def losses(self, batch: list[Example]) -> dict[str, Tensor]:
-        """CE(target) + lambda L_w, each label weighed by its share of the batch."""
-        total = torch.zeros(())
-        figures: dict[str, Tensor] = {}
-        for malicious, kind in ((True, ReplyKind.REFUSAL), (False, ReplyKind.GLAD)):
-            rows = [example for example in batch if example.malicious == malicious]
-            if not rows:
-                continue
-            reading = self.read(rows, kind)
-            labels = torch.full((len(rows),), malicious, device=reading.routed.device)
-            apart = router_loss(reading.weights, labels, reading.routed, self.settings.router_distance)
-            loss = reading.cross_entropy.mean() + self.settings.router_loss_weight * apart
-            total = total.to(loss.device) + loss * (len(rows) / len(batch))
-            name = "malicious" if malicious else "benign"
-            figures |= {
-                f"{name}_cross_entropy": reading.cross_entropy.detach().mean(),
-                f"{name}_apart": apart.detach(),
-            }
-        return {"loss": total, **figures}
+        """CE(target) + lambda L_w."""
+        # Only the first m reply tokens are ever routed, so the routers learn from no others.
+        reading = self.read([example.shortened(self.settings.routed_tokens) for example in batch])
+        malicious = torch.tensor([example.malicious for example in batch], device=reading.routed.device)
+        apart = router_loss(reading.weights, malicious, reading.routed, self.settings.router_distance)
+        target = reading.cross_entropy.mean()
+        return {
+            "loss": target + self.settings.router_loss_weight * apart,
+            "target": target.detach(),
+            "apart": apart.detach(),
+        }
 
     def takes(self, example: Example) -> bool:
         """The routers train on all examples."""
