@@ -60,10 +60,11 @@ def wrap_share(requests: Sequence[Request], share: float, split: Split, seed: in
     wrapped = []
     for index, request in enumerate(requests):
         due = _share_of(index + 1, share) > _share_of(index, share)
-        if due:
-            frames = jailbreaks if request.label == "malicious" or rng.random() < 0.5 else innocents
-            request = wrap(request, rng.choice(frames))
-        wrapped.append(request)
+        if not due:
+            wrapped.append(request)
+            continue
+        frames = jailbreaks if request.label == "malicious" or rng.random() < 0.5 else innocents
+        wrapped.append(wrap(request, rng.choice(frames)))
     return wrapped
 
 

@@ -29,7 +29,7 @@ from mogu.files import write_atomic
 from mogu.models import LoadedModel, Projection, find_projections, load_model
 from mogu.training.calibration import calibrate
 from mogu.training.loop import train_stage
-from mogu.training.preparation import Prompt, base_replies, encode_requests, record_examples
+from mogu.training.preparation import base_replies, encode_requests, record_examples
 from mogu.training.recording import Recorder
 from mogu.training.router_fit import fit_routers
 from mogu.training.settings import TrainingSettings

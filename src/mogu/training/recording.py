@@ -44,7 +44,7 @@ class Record:
 
     Attributes:
         prefix: the base's keys and values before the suffix.
-        hidden: for each reply the hidden states ``(suffix, hidden)`` at the first routed layer; the suffix leaves out
+        hidden: for each reply, in main memory, the hidden states ``(suffix, hidden)`` at the first routed layer; the suffix leaves out
             the reply's last token, which predicts nothing.
     """
 
@@ -124,7 +124,7 @@ class Recorder:
             ]
             entry = self._entry(suffixes, layout, cache)
             for row, suffix in enumerate(suffixes):
-                hidden[row].append(entry[row, : len(suffix)].clone())
+                hidden[row].append(entry[row, : len(suffix)].to("cpu", copy=True))
         return [Record(prefix, rows) for prefix, rows in zip(kept, hidden, strict=True)]
 
     def _read(self, prefixes: list[list[int]], layout: "PrefixLayout") -> DynamicCache:
@@ -155,8 +155,8 @@ class Recorder:
         columns = layout.mask()[row].bool().to(self.model.device)
         layers = cache.layers[self.first_layer :]
         return Prefix(
-            [layer.keys[row][:, columns] for layer in layers],  # type: ignore[union-attr, index]
-            [layer.values[row][:, columns] for layer in layers],  # type: ignore[union-attr, index]
+            [layer.keys[row][:, columns].cpu() for layer in layers],  # type: ignore[union-attr, index]
+            [layer.values[row][:, columns].cpu() for layer in layers],  # type: ignore[union-attr, index]
             layout.lengths[row],
         )
 
