@@ -65,7 +65,7 @@ class Written(NamedTuple):
 
 
 @torch.no_grad()
-def by_hand(  # noqa: PLR0917
+def by_hand(
     mogu: MoguModel,
     prompt: list[int],
     m: int,

@@ -1,7 +1,6 @@
 import pytest
 import torch
 from torch import Tensor
-
 from transformers import (
     BloomConfig,
     FalconConfig,

@@ -59,7 +59,7 @@ class _StageTrainer(Trainer):
     ) -> Any:
         """The stage's loss; raises TrainingDivergedError when it is not a number."""
         outputs = model(**inputs)
-        self._require_finite(float(outputs["loss"]))
+        self._require_finite(float(outputs["loss"].detach()))
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def _require_finite(self, loss: float) -> None:

@@ -20,7 +20,7 @@ from mogu.adapter.router import FoldedRouter
 from mogu.training.loop import Progress
 from mogu.training.stage import Example, ReplyKind, RouterStage
 
-REPLY_TOKENS = 4
+REPLY_TOKENS = 2
 """Reply tokens that the fit reads: what a refusal begins with is plain after the first ones."""
 
 REPLY_TOKEN_WEIGHT = 0.05
@@ -100,7 +100,7 @@ def _seen(adapter: Adapter) -> Iterator[dict[str, Tensor]]:
 def _logistic(x: np.ndarray, y: np.ndarray, sample_weight: np.ndarray) -> tuple[Tensor, float]:
     """Vector ``(features,)`` and bias of a logistic regression, in the coordinates of ``x`` ``(rows, features)``."""
     mean, spread = x.mean(0), x.std(0) + 1e-6
-    fit = LogisticRegression(C=INVERSE_PENALTY, max_iter=300, tol=1e-3)
+    fit = LogisticRegression(C=INVERSE_PENALTY, max_iter=100, tol=1e-2)
     fit.fit((x - mean) / spread, y, sample_weight=sample_weight)
     vector = fit.coef_[0] / spread
     return torch.from_numpy(vector), float(fit.intercept_[0] - vector @ mean)

@@ -1,0 +1,1 @@
+"""Training: from requests and a base model to an adapter folder."""
