@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from scipy.stats import bootstrap
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -287,7 +287,7 @@ def figures_table(results: list[Result]) -> Table:
 
 def ratio_table(results: list[Result]) -> Table:
     """The ratios within the rounds, and whether the bars are met."""
-    table = Table("", box=None, padding=(0, 2, 0, 0))
+    table = Table(Column("", no_wrap=True), box=None, padding=(0, 2, 0, 0))
     for name in (*(f"{above}/{below}" for above, below in RATIOS), "bar", "met"):
         table.add_column(name)
     for result in results:
@@ -355,7 +355,7 @@ def main() -> None:
     console.print("\n[bold]Ratios within a round[/bold] (95% interval; ? where it reaches over the bar)")
     console.print(ratio_table(results), end="\n\n")
     for line in bar_lines(results):
-        console.print(line)
+        console.print(line, soft_wrap=True)
     written: dict[str, Any] = where | {
         "adapter": str(options.adapter),
         "model": _model_facts(model.config),

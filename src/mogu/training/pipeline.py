@@ -47,6 +47,10 @@ log = logging.getLogger(__name__)
 StageProgress = Callable[[str, int, int], None]
 """Called with the name of a stage, the steps done and the steps in all."""
 
+RATE_TIMES_WIDTH = 1.152
+"""Learning rate times the width of the layer: 2e-3 at the width 576 where it was found. An update of Adam moves a
+layer's output in proportion to rate and width, so wider models learn at a smaller rate."""
+
 REPLY_BATCH = 32
 """Prompts at a time when the base writes its own replies: decoding gains more from large batches than training."""
 
@@ -177,7 +181,7 @@ def _train_parts(
     with run.stage("base replies") as step:
         kept = run.work / "replies.jsonl"
         glad = base_replies(
-            loaded.model, loaded.tokenizer, benign, settings.reply_tokens, REPLY_BATCH, kept, step
+            recorder, loaded.tokenizer, benign, settings.reply_tokens, REPLY_BATCH, kept, step
         )
     with gradient_checkpointing(adapter) if settings.gradient_checkpointing else nullcontext():
         with run.stage("record activations") as step:
@@ -200,6 +204,7 @@ def _train_stages(
     if settings.router_start == "fit" and not _finished(run.work, "routers"):
         with run.stage("fit routers") as step:
             fit_routers(adapter, routers, training, step)
+    width_rate = RATE_TIMES_WIDTH / next(iter(adapter.layers.values())).safe.A.shape[1]
     variants = {"safe": SafeStage, "usable": UsableStage}
     for name, kind in variants.items():
         stage = kind(adapter, recorder, examples, settings)
@@ -209,11 +214,17 @@ def _train_stages(
             [row for row in _first_of_each_label(examples, training, settings) if stage.takes(examples[row])],
             [row for row in validation if stage.takes(examples[row])],
             settings.variant_epochs,
-            settings.variant_learning_rate,
+            settings.variant_learning_rate or width_rate,
             run,
         )
     metrics["routers"] = _stage(
-        "routers", routers, training, validation, settings.router_epochs, settings.router_learning_rate, run
+        "routers",
+        routers,
+        training,
+        validation,
+        settings.router_epochs,
+        settings.router_learning_rate or width_rate,
+        run,
     )
     with run.stage("calibrate") as step:
         best, *others = calibrate(adapter, routers, validation, settings.benign_refusal_budget, step)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from mogu.chat import batch_left_pad, encode_chat
+from mogu.chat import encode_chat
 from mogu.data.pairs import opener_to, refusal_to
 from mogu.data.requests import Request
 from mogu.training.loop import Progress
@@ -31,7 +31,7 @@ def encode_requests(tokenizer: PreTrainedTokenizerBase, requests: Sequence[Reque
 
 
 def base_replies(
-    model: PreTrainedModel,
+    recorder: Recorder,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     tokens: int,
@@ -42,7 +42,7 @@ def base_replies(
     """The base's own greedy reply to each prompt, the glad reply to a benign request.
 
     Args:
-        model: the base, or the wrapped model with routing off.
+        recorder: of the base, or of the wrapped model with routing off.
         tokenizer: its tokenizer.
         prompts: what to reply to.
         tokens: length at most.
@@ -53,6 +53,7 @@ def base_replies(
     Returns:
         Token ids by request id, the end token included where the reply ended.
     """
+    model = recorder.model
     replies = _read_kept(kept)
     ordered = sorted(prompts, key=lambda prompt: len(prompt.ids))
     end = model.generation_config.eos_token_id
@@ -62,17 +63,16 @@ def base_replies(
         if all(prompt.request.id in replies for prompt in batch):
             continue
         # A batch is generated whole or not at all, so that a run that goes on pads as one that was not killed.
-        ids, mask = batch_left_pad([prompt.ids for prompt in batch], tokenizer.pad_token_id)
+        beginning = recorder.begin([prompt.ids for prompt in batch])
         generated = model.generate(  # type: ignore[operator]
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
+            **beginning._asdict(),
             max_new_tokens=tokens,
             do_sample=False,
             temperature=None,
             top_p=None,
             top_k=None,
             pad_token_id=tokenizer.pad_token_id,
-        )[:, ids.shape[1] :]
+        )[:, beginning.input_ids.shape[1] :]
         with kept.open("a", encoding="utf-8") as file:
             for prompt, row in zip(batch, generated.tolist(), strict=True):
                 length = next((i + 1 for i, token in enumerate(row) if token in ends), len(row))

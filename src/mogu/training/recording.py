@@ -13,7 +13,7 @@ A training step then runs the upper layers over the suffix only. Nothing here kn
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +44,8 @@ class Record:
 
     Attributes:
         prefix: the base's keys and values before the suffix.
-        hidden: for each reply, in main memory, the hidden states ``(suffix, hidden)`` at the first routed layer; the suffix leaves out
-            the reply's last token, which predicts nothing.
+        hidden: for each reply, in main memory, the hidden states ``(suffix, hidden)`` at the first routed layer; the
+            suffix leaves out the reply's last token, which predicts nothing.
     """
 
     prefix: Prefix
@@ -76,6 +76,20 @@ class PrefixLayout:
         columns = torch.arange(self.width)[None]
         rest = self.width - (torch.tensor(self.lengths)[:, None] - self.shared)
         return ((columns < self.shared) | (columns >= rest)).long()
+
+
+class Beginning(NamedTuple):
+    """Prompts for `generate`.
+
+    Attributes:
+        input_ids: ``(batch, columns)``, padded between the shared start and the rest.
+        attention_mask: the same shape.
+        past_key_values: holds the shared start; None if there is none.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    past_key_values: DynamicCache | None
 
 
 class _StopForward(Exception):  # noqa: N818 - control flow, not an error
@@ -126,6 +140,20 @@ class Recorder:
             for row, suffix in enumerate(suffixes):
                 hidden[row].append(entry[row, : len(suffix)].to("cpu", copy=True))
         return [Record(prefix, rows) for prefix, rows in zip(kept, hidden, strict=True)]
+
+    @torch.no_grad()
+    def begin(self, prompts: Sequence[Sequence[int]]) -> Beginning:
+        """Prompts ready for the base to generate from, with what all of them begin with read once."""
+        shared = _shared_start([list(prompt[:-1]) for prompt in prompts]) if self._takes_gaps() else 0
+        layout = PrefixLayout.of([len(prompt) for prompt in prompts], shared)
+        mask = layout.mask()
+        ids = torch.zeros_like(mask)
+        ids[mask.bool()] = torch.tensor([token for prompt in prompts for token in prompt])
+        cache = None
+        if shared:
+            heads = [list(prompt[:shared]) for prompt in prompts]
+            cache = self._read(heads, PrefixLayout.of([shared] * len(prompts), shared))
+        return Beginning(ids.to(self.model.device), mask.to(self.model.device), cache)
 
     def _read(self, prefixes: list[list[int]], layout: "PrefixLayout") -> DynamicCache:
         """The cache after the prefixes; what all of them begin with (a system message) is read once, as one row."""

@@ -13,8 +13,8 @@ class TrainingSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     # Data.
-    malicious_requests: int = Field(640, ge=8, description="malicious requests trained on (paper: 300)")
-    benign_requests: int = Field(640, ge=8, description="benign requests trained on (paper: 300)")
+    malicious_requests: int = Field(800, ge=8, description="malicious requests trained on (paper: 300)")
+    benign_requests: int = Field(800, ge=8, description="benign requests trained on (paper: 300)")
     variant_requests: int | None = Field(
         160,
         ge=8,
@@ -48,7 +48,9 @@ class TrainingSettings(BaseModel):
         "ratio: CE(wanted) / CE(unwanted) where the base does the opposite (paper)",
     )
     variant_epochs: int = Field(2, ge=1, description="passes over the data, at most, for each variant")
-    variant_learning_rate: float = Field(2e-3, gt=0, description="of both variants, AdamW (paper: 5e-5)")
+    variant_learning_rate: float | None = Field(
+        None, gt=0, description="of both variants, AdamW; null: 1.152 / width of the layer (paper: 5e-5)"
+    )
 
     # Routers.
     router_form: Literal["folded", "paper"] = Field(
@@ -58,7 +60,9 @@ class TrainingSettings(BaseModel):
         "fit", description="fit: start at a logistic fit on the base's activations; random (paper)"
     )
     router_epochs: int = Field(1, ge=1, description="passes over the data, at most, for the routers")
-    router_learning_rate: float = Field(2e-3, gt=0, description="of the routers (paper: 5e-4)")
+    router_learning_rate: float | None = Field(
+        None, gt=0, description="of the routers; null: 1.152 / width of the layer (paper: 5e-4)"
+    )
     router_loss_weight: float = Field(
         2.0, ge=0, description="lambda, the weight of the router loss (paper: 2)"
     )
