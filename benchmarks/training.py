@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 
 from benchmarks.machine import facts, in_fresh_process, peak_memory, reset_peak_memory
@@ -42,7 +43,7 @@ class Point:
         layers: how many these are.
         seconds: of each stage, by its name.
         peak: the most memory the process held, in MiB, loading of the model included.
-        training_peak: the same from the first reply batch on, when the model was loaded.
+        training_peak: the same once the model was loaded and the first batch of replies written.
     """
 
     pairs: int
@@ -58,45 +59,42 @@ class Point:
         return f"{self.pairs} pairs\n{self.layers} layers"
 
 
-class PeakSinceLoading:
-    """Hears of training's progress, shows it, and counts memory anew once the model is loaded.
+class LoadingPeak:
+    """Hears of training's progress and shows it; from its first step on memory counts without loading.
 
     Args:
-        console: where to show it.
+        status: where to show it.
         title: what is being measured.
+
+    Attributes:
+        peak: the most memory that the process had held by then, in MiB.
     """
 
-    def __init__(self, console: Console, title: str) -> None:
-        self.loading: float | None = None
+    def __init__(self, status: Status, title: str) -> None:
+        self.peak: float | None = None
+        self._status = status
         self._title = title
-        self._status = console.status(title)
-        self._status.start()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """The first step of the first stage after loading is done; or a later one is."""
-        if self.loading is None:
-            self.loading = peak_memory()
+        """A step of a stage is done."""
+        if self.peak is None:
+            self.peak = peak_memory()
             reset_peak_memory()
         self._status.update(f"{self._title}: {stage}, {done} of {total}")
 
-    def stop(self) -> None:
-        """Show no more."""
-        self._status.stop()
-
 
 def measure(model: str, settings: TrainingSettings, title: str) -> Point:
-    """Train once; to be called in a fresh process, of which it tells the memory."""
-    peaks = PeakSinceLoading(Console(stderr=True), title)
-    with tempfile.TemporaryDirectory() as folder:
-        config = read_config(train(model, Path(folder) / "adapter", settings, progress=peaks))
-    peaks.stop()
+    """Train once; to be called in a fresh process, whose memory is measured."""
+    with Console(stderr=True).status(title) as status, tempfile.TemporaryDirectory() as folder:
+        loading = LoadingPeak(status, title)
+        config = read_config(train(model, Path(folder) / "adapter", settings, progress=loading))
     training_peak = peak_memory()
     return Point(
         pairs=settings.malicious_requests + settings.benign_requests,
         layer_share=settings.layer_share,
         layers=len(config.projections),
         seconds=config.metrics["seconds"],
-        peak=max(training_peak, peaks.loading or 0),
+        peak=max(training_peak, loading.peak or 0),
         training_peak=training_peak,
     )
 

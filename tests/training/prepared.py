@@ -47,7 +47,6 @@ def prepared(
     replies: Sequence[tuple[list[int], list[int]]] = REPLIES,
     malicious: Sequence[bool] = MALICIOUS,
     skip: int = 1,
-    seed: int = 1,
     dtype: torch.dtype = torch.float64,
     **changes,
 ) -> Prepared:
@@ -55,7 +54,7 @@ def prepared(
     settings = settings_of(**changes)
     model = tiny_model(family, dtype)
     first_layer = find_projections(model)[skip].layer
-    adapter = random_adapter(model, seed=seed, skip=skip)
+    adapter = random_adapter(model, skip=skip)
     recorder = Recorder(model, first_layer)
     routed = None if settings.gradient_checkpointing else settings.routed_prompt_tokens
     records = recorder.record(prompts, replies, routed)

@@ -201,9 +201,7 @@ def test_what_is_recorded_is_what_the_upper_layers_need():
 def test_a_common_start_is_read_once(monkeypatch):
     widths = []
     model = tiny_model("llama")
-    monkeypatch.setattr(
-        model.model.embed_tokens, "forward", count(model.model.embed_tokens.forward, widths)
-    )
+    monkeypatch.setattr(model.model.embed_tokens, "forward", count(model.model.embed_tokens.forward, widths))
     Recorder(model, 1).record(PROMPTS_ALIKE, REPLIES, 1)
     # The start, the rest of the prefixes, and the suffixes with either reply.
     assert widths == [(1, len(SHARED)), (4, 16), (4, 9), (4, 8)]

@@ -32,6 +32,21 @@ ARTEFACT = re.compile(
 LONGEST_ARTEFACT = 14
 
 
+IMPORTANCE = {
+    ("benign", "look_alike"): 2.0,
+    ("benign", "contrast"): 2.0,
+    ("malicious", "question"): 0.5,
+    ("malicious", "contrast"): 0.5,
+}
+"""How much a request counts for the routers, by label and kind; 1 for all others. Requests that look dangerous and are
+not, and short harmful questions, are hardest to tell apart: sparing the former goes before catching the latter."""
+
+
+def importance_of(request: Request) -> float:
+    """How much a request counts when the routers are trained."""
+    return IMPORTANCE.get((request.label, request.kind), 1.0)
+
+
 def balanced(requests: Sequence[Request], count: int, seed: int) -> list[Request]:
     """At most ``count`` requests that hold every kind and category in the proportions of the whole, shuffled."""
     rng = random.Random(seed)

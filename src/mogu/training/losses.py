@@ -37,7 +37,9 @@ def disposition_loss(wanted: Tensor, unwanted: Tensor) -> Tensor:
     return wanted.mean() / unwanted.mean()
 
 
-def router_loss(weights: Tensor, malicious: Tensor, routed: Tensor, distance: str) -> Tensor:
+def router_loss(
+    weights: Tensor, malicious: Tensor, routed: Tensor, distance: str, importance: Tensor | None = None
+) -> Tensor:
     """How far the weights are from (1, 0) on malicious and (0, 1) on benign rows (paper, section 2).
 
     Args:
@@ -45,12 +47,17 @@ def router_loss(weights: Tensor, malicious: Tensor, routed: Tensor, distance: st
         malicious: ``(batch,)`` bool.
         routed: ``(batch, seq)`` bool, the tokens that count.
         distance: ``l1`` (the paper) or ``squared`` (its code).
+        importance: ``(batch,)``, how much the tokens of each row count; all alike if None.
 
     Returns:
-        The mean over layers, routed tokens and the two weights; 0 to 1.
+        The weighted mean over layers, routed tokens and the two weights; 0 to 1.
     """
     target = torch.zeros(len(malicious), 2, dtype=weights.dtype, device=weights.device)
     target[malicious, SAFE] = 1
     target[~malicious, USABLE] = 1
-    difference = (weights - target[None, :, None])[:, routed]
-    return difference.abs().mean() if distance == "l1" else difference.square().mean()
+    difference = weights - target[None, :, None]
+    each = (difference.abs() if distance == "l1" else difference.square()).mean((0, 3))  # (batch, seq)
+    counts = routed.to(each.dtype)
+    if importance is not None:
+        counts = counts * importance[:, None].to(each.dtype)
+    return (counts * each).sum() / counts.sum()

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from mogu.chat import encode_chat
-from mogu.data.pairs import opener_to, refusal_to
+from mogu.data.pairs import importance_of, opener_to, refusal_to
 from mogu.data.requests import Request
 from mogu.training.loop import Progress
 from mogu.training.recording import Recorder
@@ -136,8 +136,13 @@ def record_examples(
             None if settings.gradient_checkpointing else settings.routed_prompt_tokens,
         )
         for row, record in zip(rows, records, strict=True):
+            request = prompts[row].request
             examples[row] = Example(
-                prompts[row].ids, replies[row], prompts[row].request.label == "malicious", record
+                prompts[row].ids,
+                replies[row],
+                request.label == "malicious",
+                record,
+                importance_of(request) if settings.weigh_by_kind else 1.0,
             )
         progress(start + len(rows), len(order))
     return [examples[row] for row in range(len(prompts))]

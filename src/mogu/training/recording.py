@@ -199,7 +199,7 @@ class Recorder:
         counts_columns = any(
             getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")
         )
-        return bool(getattr(config, "rope_parameters", None)) and not counts_columns
+        return bool(getattr(config, "rope_parameters", None)) and not (counts_columns or self._is_recurrent())
 
     def _entry(self, suffixes: list[list[int]], layout: "PrefixLayout", cache: DynamicCache | None) -> Tensor:
         """``(batch, suffix, hidden)`` that enters the first routed layer; the cache is left as it was."""

@@ -26,7 +26,7 @@ REPLY_TOKENS = 2
 REPLY_TOKEN_WEIGHT = 0.05
 """Weight of a reply token against 1 of a prompt token: the reply's own words give its label away."""
 
-INVERSE_PENALTY = 0.003
+INVERSE_PENALTY = 0.005
 """sklearn's C, on standardised activations: features outnumber requests, so the fit is held short."""
 
 
@@ -62,7 +62,8 @@ def fit_routers(adapter: Adapter, stage: RouterStage, rows: Sequence[int], progr
         for name, x in seen.items():
             inputs[name].append(x.cpu()[routed].float())
         labels.append(torch.full((int(routed.sum()),), malicious))
-        importance.append(torch.where(prompt[routed], 1.0, REPLY_TOKEN_WEIGHT))
+        each = torch.tensor([example.importance for example in batch])[:, None].expand_as(routed)
+        importance.append(each[routed] * torch.where(prompt[routed], 1.0, REPLY_TOKEN_WEIGHT))
         progress(done, steps)
     y, sample_weight = torch.cat(labels).numpy(), torch.cat(importance).numpy()
     for done, (name, layer) in enumerate(adapter.layers.items(), start=len(batches) + 1):

@@ -66,11 +66,14 @@ class TrainingSettings(BaseModel):
     router_loss_weight: float = Field(
         2.0, ge=0, description="lambda, the weight of the router loss (paper: 2)"
     )
+    weigh_by_kind: bool = Field(
+        True, description="look-alikes count double for the routers, short harmful questions half (paper: no)"
+    )
     router_distance: Literal["l1", "squared"] = Field(
         "l1", description="distance in the router loss (paper: l1)"
     )
     benign_refusal_budget: float = Field(
-        0.05,
+        0.03,
         ge=0,
         le=1,
         description="share of benign validation requests that may newly begin with a refusal",
@@ -121,6 +124,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "router_form": "paper",
         "router_start": "random",
         "router_learning_rate": 5e-4,
+        "weigh_by_kind": False,
         "benign_refusal_budget": 1.0,
         "batch_size": 8,
     },

@@ -39,12 +39,14 @@ class Example:
         replies: token ids of the refusal and of the glad reply, by :class:`ReplyKind`.
         malicious: its label.
         record: what the base computed of it.
+        importance: how much it counts for the routers.
     """
 
     prompt: list[int]
     replies: tuple[list[int], list[int]]
     malicious: bool
     record: Record
+    importance: float = 1.0
 
     @property
     def wanted(self) -> ReplyKind:
@@ -255,8 +257,10 @@ class RouterStage(Stage):
         # Only the first m reply tokens are ever routed, so the routers learn from no others.
         reading = self.read([example.shortened(self.settings.routed_tokens) for example in batch])
         malicious = torch.tensor([example.malicious for example in batch], device=reading.routed.device)
-        apart = router_loss(reading.weights, malicious, reading.routed, self.settings.router_distance)
-        target = reading.cross_entropy.mean()
+        importance = torch.tensor([example.importance for example in batch], device=reading.routed.device)
+        distance = self.settings.router_distance
+        apart = router_loss(reading.weights, malicious, reading.routed, distance, importance)
+        target = (importance * reading.cross_entropy).sum() / importance.sum()
         return {
             "loss": target + self.settings.router_loss_weight * apart,
             "target": target.detach(),

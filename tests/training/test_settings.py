@@ -1,0 +1,76 @@
+import pytest
+from pydantic import ValidationError
+
+from mogu.errors import MoguError
+from mogu.training.settings import PRESETS, TrainingSettings
+
+
+def test_every_preset_is_valid():
+    assert list(PRESETS) == ["default", "paper", "quick"]
+    for name in PRESETS:
+        assert TrainingSettings.preset(name).seed == 0
+    assert TrainingSettings.preset("default") == TrainingSettings()
+
+
+def test_the_papers_preset_is_the_papers():
+    settings = TrainingSettings.preset("paper")
+    assert (settings.malicious_requests, settings.benign_requests, settings.wrapped_share) == (300, 300, 0)
+    assert (settings.rank, settings.lora_alpha, settings.layer_share) == (8, 16, 1)
+    assert (settings.routed_tokens, settings.routed_prompt_tokens) == (5, None)
+    assert (settings.variant_objective, settings.variant_learning_rate) == ("ratio", 5e-5)
+    assert (settings.router_form, settings.router_start) == ("paper", "random")
+    assert (settings.router_learning_rate, settings.router_loss_weight) == (5e-4, 2)
+    assert (settings.router_distance, settings.batch_size) == ("l1", 8)
+
+
+def test_the_quick_preset_is_the_default_on_less_data():
+    default, quick = TrainingSettings().model_dump(), TrainingSettings.preset("quick").model_dump()
+    changed = {name for name in default if default[name] != quick[name]}
+    assert changed == {
+        "malicious_requests",
+        "benign_requests",
+        "variant_requests",
+        "validation_requests",
+        "reply_tokens",
+        "evaluations",
+    }
+    assert all(quick[name] < default[name] for name in changed)
+
+
+def test_an_unknown_preset_names_those_that_there_are():
+    with pytest.raises(MoguError, match="no preset 'fast'; there are: default, paper, quick"):
+        TrainingSettings.preset("fast")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"malicious_requests": 7},
+        {"wrapped_share": 1.1},
+        {"reply_tokens": 1},
+        {"rank": 0},
+        {"layer_share": 0},
+        {"routed_prompt_tokens": 0},
+        {"variant_objective": "both"},
+        {"variant_learning_rate": 0},
+        {"router_distance": "l2"},
+        {"benign_refusal_budget": -0.1},
+        {"seed": -1},
+        {"learning_rate": 1e-3},
+        {"router_form": "paper"},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        TrainingSettings(**wrong)
+
+
+def test_the_papers_routers_cannot_start_at_a_fit():
+    with pytest.raises(ValidationError, match="router_start='fit' needs router_form='folded'"):
+        TrainingSettings(router_form="paper", router_start="fit")
+    assert TrainingSettings(router_form="paper", router_start="random").router_form == "paper"
+
+
+def test_every_setting_says_what_it_is():
+    assert all(field.description for field in TrainingSettings.model_fields.values())

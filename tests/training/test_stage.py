@@ -1,0 +1,145 @@
+import pytest
+import torch
+from torch import nn
+
+from mogu.training.stage import ReplyKind, RouterStage, SafeStage, UsableStage, gradient_checkpointing
+from tests.training.prepared import MALICIOUS, PROMPTS, prepared
+
+STAGES = [SafeStage, UsableStage, RouterStage]
+ALL = torch.arange(len(PROMPTS))
+SAFE_ALONE, USABLE_ALONE = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+
+
+def stage_of(kind, family="gpt2", **options):
+    adapter, recorder, examples, settings = prepared(family, **options)
+    return kind(adapter, recorder, examples, settings)
+
+
+def gradients_of(module: nn.Module):
+    return [parameter.grad.clone() for parameter in module.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "count"),
+    [(SafeStage, "safe", 4), (UsableStage, "usable", 4), (RouterStage, "router", 4)],
+)
+def test_a_stage_holds_the_parts_that_it_trains_and_nothing_else(kind, part, count):
+    stage = stage_of(kind)
+    layers = stage._outside[0].layers.values()
+    assert [id(x) for x in stage.parameters()] == [
+        id(x) for layer in layers for x in getattr(layer, part).parameters()
+    ]
+    assert len(stage.state_dict()) == count
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "wanted"),
+    [
+        (SafeStage, SAFE_ALONE, ReplyKind.REFUSAL),
+        (UsableStage, USABLE_ALONE, ReplyKind.GLAD),
+    ],
+)
+def test_a_variant_acts_alone_on_the_reply_that_it_should_give(kind, weights, wanted):
+    stage = stage_of(kind)
+    expected = stage.read(stage.examples, wanted, weights).cross_entropy.mean()
+    figures = stage(rows=ALL)
+    assert figures.keys() == {"loss", "wanted"}
+    assert figures["loss"].item() == figures["wanted"].item() == expected.item()
+    other = stage.read(stage.examples, wanted, 1 - weights).cross_entropy.mean()
+    assert abs(other.item() - expected.item()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "wanted"),
+    [
+        (SafeStage, SAFE_ALONE, ReplyKind.REFUSAL),
+        (UsableStage, USABLE_ALONE, ReplyKind.GLAD),
+    ],
+)
+def test_the_papers_objective_is_the_ratio_of_the_two_replies(kind, weights, wanted):
+    stage = stage_of(kind, variant_objective="ratio")
+    figures = stage(rows=ALL)
+    one = stage.read(stage.examples, wanted, weights).cross_entropy.mean()
+    other = stage.read(stage.examples, ReplyKind(1 - wanted), weights).cross_entropy.mean()
+    assert figures["wanted"].item() == pytest.approx(one.item(), abs=1e-12)
+    assert figures["unwanted"].item() == pytest.approx(other.item(), abs=1e-12)
+    assert figures["loss"].item() == pytest.approx((one / other).item(), abs=1e-12)
+
+
+def test_each_stage_takes_its_examples():
+    everything = [True] * len(MALICIOUS)
+    benign = [not label for label in MALICIOUS]
+    for objective, safe, usable in (("target", everything, everything), ("ratio", benign, MALICIOUS)):
+        for kind, expected in ((SafeStage, safe), (UsableStage, usable), (RouterStage, everything)):
+            stage = stage_of(kind, variant_objective=objective)
+            assert [stage.takes(example) for example in stage.examples] == expected
+
+
+@pytest.mark.parametrize("distance", ["l1", "squared"])
+def test_the_routers_learn_what_each_request_should_get_from_the_routed_tokens(distance):
+    stage = stage_of(RouterStage, router_loss_weight=0.7, router_distance=distance, routed_tokens=2)
+    rows = [0, 1, 2]
+    figures = stage(rows=torch.tensor(rows))
+    cross_entropies, distances = [], []
+    for example in (stage.examples[row].shortened(2) for row in rows):
+        kind = ReplyKind.REFUSAL if example.malicious else ReplyKind.GLAD
+        reading = stage.read([example], kind)
+        # The last prompt token and the first of two reply tokens; the second is only predicted.
+        assert int(reading.routed.sum()) == len(example.replies[kind])
+        cross_entropies.append(reading.cross_entropy)
+        target = torch.tensor([1.0, 0.0] if example.malicious else [0.0, 1.0])
+        distances.append((reading.weights[:, reading.routed] - target).flatten())
+    target = torch.cat(cross_entropies).mean().item()
+    differences = torch.cat(distances)
+    apart = (differences.abs() if distance == "l1" else differences.square()).mean().item()
+    assert figures["target"].item() == pytest.approx(target, abs=1e-9)
+    assert figures["apart"].item() == pytest.approx(apart, abs=1e-9)
+    assert figures["loss"].item() == pytest.approx(target + 0.7 * apart, abs=1e-9)
+
+
+@pytest.mark.parametrize("routed_prompt", [1, None])
+@pytest.mark.parametrize("objective", ["target", "ratio"])
+@pytest.mark.parametrize("kind", STAGES)
+def test_gradient_checkpointing_changes_neither_losses_nor_gradients(kind, objective, routed_prompt):
+    options = {"variant_objective": objective, "routed_prompt_tokens": routed_prompt}
+    plain = stage_of(kind, "gpt_neox", **options)
+    expected = plain(rows=ALL)
+    expected["loss"].backward()
+    stage = stage_of(kind, "gpt_neox", gradient_checkpointing=True, **options)
+    with gradient_checkpointing(stage._outside[0]):
+        found = stage(rows=ALL)
+        found["loss"].backward()
+    assert found.keys() == expected.keys()
+    for name, figure in expected.items():
+        assert found[name].item() == pytest.approx(figure.item(), abs=1e-9)
+    for one, other in zip(gradients_of(stage), gradients_of(plain), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+        assert float(other.abs().max()) > 0
+
+
+def test_gradient_checkpointing_computes_again_and_is_taken_out_again():
+    stage = stage_of(SafeStage, "llama", gradient_checkpointing=True)
+    model = stage._outside[0].model
+    calls = []
+    model.model.layers[2].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    with gradient_checkpointing(stage._outside[0]):
+        stage(rows=ALL)["loss"].backward()
+    assert len(calls) == 2
+    assert not model.is_gradient_checkpointing
+    assert not any(module.training for module in model.modules())
+    stage(rows=ALL)["loss"].backward()
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_parts_in_float32_train_in_a_bfloat16_model(kind):
+    stage = stage_of(kind, "llama", dtype=torch.bfloat16)
+    adapter = stage._outside[0]
+    for layer in adapter.layers.values():
+        for part in (layer.safe, layer.usable, layer.router):
+            part.float()
+    loss = stage(rows=ALL)["loss"]
+    loss.backward()
+    assert loss.dtype == torch.float32 and torch.isfinite(loss)
+    assert all(gradient.dtype == torch.float32 for gradient in gradients_of(stage))
+    assert all(torch.isfinite(gradient).all() for gradient in gradients_of(stage))
