@@ -66,7 +66,7 @@ MEMORY = Measure("memory", "MiB", 1.05)
 class Cell(NamedTuple):
     """One thing to time: so many prompts of so many tokens, and so many new tokens.
 
-    ``rounds`` spends the benchmark's minutes: more where a round is cheap.
+    `rounds` spends the benchmark's minutes: more where a round is cheap.
     """
 
     measure: Measure
@@ -136,9 +136,8 @@ class Result:
     @property
     def name(self) -> str:
         """What stands in the tables' first column."""
-        return (
-            f"{self.measure.name}, {f'{self.batch} x {self.prompt_tokens}' if self.batch else 'with loading'}"
-        )
+        where = f"{self.batch} x {self.prompt_tokens}" if self.batch else "with loading"
+        return f"{self.measure.name}, {where}"
 
     def ratio(self, above: Side, below: Side) -> Ratio | None:
         """One side over another; None where one was not measured."""
@@ -274,7 +273,7 @@ def memory_results(
 
 def figures_table(results: list[Result]) -> Table:
     """The medians of every side."""
-    table = Table("batch x prompt", "", box=None, padding=(0, 2, 0, 0))
+    table = Table("batch x prompt", "", box=None, padding=(0, 1, 0, 0))
     for name in (*SIDES, "rounds"):
         table.add_column(name, justify="right")
     for result in results:
@@ -287,7 +286,7 @@ def figures_table(results: list[Result]) -> Table:
 
 def ratio_table(results: list[Result]) -> Table:
     """The ratios within the rounds, and whether the bars are met."""
-    table = Table(Column("", no_wrap=True), box=None, padding=(0, 2, 0, 0))
+    table = Table(Column("", no_wrap=True), box=None, padding=(0, 1, 0, 0))
     for name in (*(f"{above}/{below}" for above, below in RATIOS), "bar", "met"):
         table.add_column(name)
     for result in results:
@@ -296,7 +295,7 @@ def ratio_table(results: list[Result]) -> Table:
         certain = measure.meets(judged.low) == measure.meets(judged.high)
         table.add_row(
             result.name,
-            f"{judged.median:.3f} ({judged.low:.2f}-{judged.high:.2f})",
+            f"{judged.median:.3f} ({judged.low:.3f}-{judged.high:.3f})",
             *("" if ratio is None else f"{ratio.median:.3f}" for ratio in others),
             f"{'>=' if measure.at_least else '<='} {measure.bar:.2f}",
             ("yes" if measure.meets(judged.median) else "no") + ("" if certain else "?"),

@@ -166,7 +166,7 @@ def main() -> None:
         console.print(f"{title}: {sum(point.seconds.values()):.0f} s, {point.peak:.0f} MiB", markup=False)
     console.print(points_table(points))
     for line in growth_lines(points):
-        console.print(line)
+        console.print(line, soft_wrap=True)
     written = where | {
         "model": model,
         "settings": settings_of(MIDDLE_PAIRS, MIDDLE_SHARE).model_dump(),

@@ -29,7 +29,7 @@ def requests(count, seed):
 
 def fitted(routed_prompt=1):
     """A new adapter in the upper two layers, and a stage with examples to fit on and unseen ones."""
-    model = tiny_model("gpt2")
+    model = tiny_model("gpt_neox")
     settings = settings_of(routed_prompt_tokens=routed_prompt, batch_size=5)
     projections = find_projections(model)[1:]
     adapter = attach(model, projections, settings.rank, settings.lora_alpha)
@@ -68,7 +68,7 @@ def test_the_fit_reads_what_the_base_computes():
     for name, layer in adapter.layers.items():
         layer.projection.register_forward_pre_hook(lambda _, inputs, name=name: read[name].append(inputs[0]))
     fit_routers(adapter, stage, [0, 1], lambda done, total: None)
-    base = tiny_model("gpt2")
+    base = tiny_model("gpt_neox")
     expected = {name: [] for name in adapter.layers}
     for name in adapter.layers:
         base.get_submodule(name).register_forward_pre_hook(

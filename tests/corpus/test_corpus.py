@@ -1,0 +1,212 @@
+import json
+from collections import Counter, defaultdict
+from importlib import resources
+from itertools import product
+
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from mogu.corpus import (
+    corpus_categories,
+    corpus_openers,
+    corpus_refusals,
+    corpus_requests,
+    corpus_wrappers,
+)
+from mogu.data.requests import normalised
+from mogu.evaluation.judges.refusal import holds_refusal
+
+SPLITS = ("train", "validation", "test")
+KINDS = {
+    "malicious": {"imperative", "question", "contrast"},
+    "benign": {"everyday", "look_alike", "contrast"},
+}
+HELD_OUT = {
+    "malicious": {
+        "validation": {"definition", "money", "surveillance"},
+        "test": {"children", "evasion_of_justice", "figure_of_speech", "machines", "public_private"},
+    },
+    "benign": {
+        "validation": {
+            "culture_arts",
+            "definition",
+            "fraud_money",
+            "grammar",
+            "harsh_or_emotional",
+            "knowledge",
+            "money",
+            "relationships_feelings",
+            "surveillance",
+            "technology",
+        },
+        "test": {
+            "advice",
+            "children",
+            "extraction",
+            "figure_of_speech",
+            "health_everyday",
+            "machines",
+            "opinion_comparison",
+            "public_private",
+            "translation_and_language",
+            "travel",
+        },
+    },
+}
+
+
+def rows_of(name):
+    text = resources.files("mogu.corpus").joinpath(name).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
+def requests_of(label):
+    return [request for split in SPLITS for request in corpus_requests(label, split)]
+
+
+def harms():
+    """What malicious requests name as their harm; contrasts name where the likeness lies instead."""
+    return {row.category for row in requests_of("malicious") if row.kind != "contrast"} - {""}
+
+
+def test_there_are_enough_requests_of_each_kind():
+    malicious, benign = (Counter(row.kind for row in requests_of(label)) for label in KINDS)
+    assert malicious.total() >= 600 and benign.total() >= 800
+    assert malicious["imperative"] >= 300 and malicious["question"] >= 150
+    assert benign["everyday"] >= 400
+    assert benign["look_alike"] + benign["contrast"] >= 150
+    assert len(harms()) >= 14
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("label", KINDS)
+def test_every_split_has_every_kind(label, split):
+    found = Counter(row.kind for row in corpus_requests(label, split))
+    assert found.keys() == KINDS[label]
+    assert found.total() >= 100
+
+
+@pytest.mark.parametrize("label", KINDS)
+def test_the_fields_of_a_request_are_valid(label):
+    rows = rows_of(f"{label}.jsonl")
+    assert len(rows) == len(requests_of(label))
+    for row in rows:
+        assert row.keys() <= {"text", "kind", "category", "topic", "pair", "split"}
+        assert row["text"] == row["text"].strip() != ""
+        assert row["split"] in SPLITS and row["kind"] in KINDS[label]
+    requests = requests_of(label)
+    assert len({request.id for request in requests}) == len(requests)
+    first = corpus_requests(label, "train")[0]
+    number = int(first.id.rpartition(":")[2])
+    assert (first.id, first.text) == (f"corpus/{label}.jsonl:{number}", rows[number - 1]["text"])
+    assert first.messages == [{"role": "user", "content": first.text}]
+
+
+def test_no_text_stands_twice_in_any_file():
+    texts = [normalised(row.text) for label in KINDS for row in requests_of(label)]
+    texts += [normalised(row["template"]) for row in rows_of("wrappers.jsonl")]
+    texts += [normalised(text) for text in (*corpus_refusals(), *corpus_openers())]
+    assert [text for text, count in Counter(texts).items() if count > 1] == []
+
+
+@pytest.mark.parametrize("label", KINDS)
+def test_some_categories_are_held_out(label):
+    splits = defaultdict(set)
+    for row in requests_of(label):
+        splits[row.category].add(row.split)
+    for split, held in HELD_OUT[label].items():
+        assert {category for category, found in splits.items() if found == {split}} == held
+
+
+@pytest.mark.parametrize("label", KINDS)
+def test_a_topic_lies_in_one_split(label):
+    splits = defaultdict(set)
+    for row in rows_of(f"{label}.jsonl"):
+        if "topic" in row:
+            splits[row["category"], row["topic"]].add(row["split"])
+    assert len(splits) > 100
+    assert {topic: found for topic, found in splits.items() if len(found) > 1} == {}
+
+
+def test_the_two_sides_of_a_contrast_lie_in_one_split():
+    pairs = defaultdict(dict)
+    for label in KINDS:
+        for row in rows_of(f"{label}.jsonl"):
+            if row["kind"] == "contrast":
+                pairs[row["pair"]][label] = (row["category"], row["split"])
+    whole = [sides for sides in pairs.values() if len(sides) == 2]
+    assert len(whole) >= 150
+    assert all(sides["malicious"] == sides["benign"] for sides in whole)
+
+
+def test_no_test_request_is_a_paraphrase_of_a_training_request():
+    train = [row.text for label in KINDS for row in corpus_requests(label, "train")]
+    test = [row.text for label in KINDS for row in corpus_requests(label, "test")]
+    bigrams = TfidfVectorizer(ngram_range=(2, 2), token_pattern=r"\w+").fit([*train, *test])
+    likeness = (bigrams.transform(test) @ bigrams.transform(train).T).toarray()  # (test, train), 0 to 1
+    close = [
+        (round(float(row.max()), 2), text, train[int(row.argmax())])
+        for row, text in zip(likeness, test, strict=True)
+        if row.max() >= 0.5
+    ]
+    assert close == []
+
+
+def test_frames_take_one_request_and_differ_by_split():
+    families = defaultdict(set)
+    for row in rows_of("wrappers.jsonl"):
+        assert row.keys() == {"template", "kind", "family", "split"}
+        assert row["template"].count("{}") == 1
+        families[row["kind"], row["family"]].add(row["split"])
+    assert all(len(found) == 1 for found in families.values())
+    for kind, split in product(("jailbreak", "innocent"), SPLITS):
+        wrappers = corpus_wrappers(kind, split)
+        assert len(wrappers) >= 8
+        assert {(wrapper.kind, wrapper.split) for wrapper in wrappers} == {(kind, split)}
+
+
+def test_a_frame_holds_a_request_unchanged():
+    text = "What does {} mean in Python, and {topic}?"
+    for kind, split in product(("jailbreak", "innocent"), SPLITS):
+        for wrapper in corpus_wrappers(kind, split):
+            before, after = wrapper.template.split("{}")
+            assert wrapper.wrap(text) == before + text + after
+
+
+def test_most_refusals_name_something_or_offer_something():
+    refusals = corpus_refusals()
+    assert len(refusals) >= 40
+    rich = [text for text in refusals if "{topic}" in text or "{alternative}" in text]
+    assert len(rich) > len(refusals) / 2
+    assert sum("{alternative}" in text for text in refusals) >= 15
+    assert all(text.replace("{topic}", "").replace("{alternative}", "").count("{") == 0 for text in refusals)
+
+
+def test_every_harm_can_be_named_by_a_refusal():
+    categories = corpus_categories()
+    assert harms() == categories.keys()
+    for category in categories.values():
+        assert len(category.topics) >= 2 and len(category.alternatives) >= 2
+
+
+def test_the_judge_holds_every_refusal_with_every_topic_and_alternative():
+    phrases = {
+        (topic, alternative)
+        for category in corpus_categories().values()
+        for topic, alternative in product(category.topics, category.alternatives)
+    }
+    texts = {
+        refusal.format(topic=topic, alternative=alternative)
+        for refusal in corpus_refusals()
+        for topic, alternative in phrases
+    }
+    assert [text for text in sorted(texts) if not holds_refusal(text)] == []
+
+
+def test_openers_have_one_place_and_are_short():
+    openers = corpus_openers()
+    assert len(openers) >= 10
+    for opener in openers:
+        assert opener.count("{artefact}") == 1 and opener.endswith("{artefact}:")
+        assert len(opener.split()) <= 10
+        assert not holds_refusal(opener.format(artefact="a letter"))

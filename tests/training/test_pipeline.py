@@ -1,0 +1,284 @@
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mogu.adapter.folder import read_config
+from mogu.data.requests import split_of
+from mogu.errors import MoguError
+from mogu.generation import MoguModel
+from mogu.training.pipeline import train
+from mogu.training.settings import PRESETS, TrainingSettings
+from tests.tiny import LAYERS, save_tiny
+
+SMALL = {
+    "malicious_requests": 8,
+    "benign_requests": 12,
+    "variant_requests": 8,
+    "validation_requests": 8,
+    "reply_tokens": 3,
+    "routed_tokens": 3,
+    "rank": 2,
+    "variant_epochs": 1,
+    "router_epochs": 1,
+    "batch_size": 4,
+    "evaluations": 2,
+}
+PARTS = ["safe/adapter_model.safetensors", "usable/adapter_model.safetensors", "routers.safetensors"]
+STAGES = [
+    "load model",
+    "base replies",
+    "record activations",
+    "fit routers",
+    "safe",
+    "usable",
+    "routers",
+    "calibrate",
+]
+
+
+def settings_of(preset="default", **changes) -> TrainingSettings:
+    return TrainingSettings.model_validate(PRESETS[preset] | SMALL | changes)
+
+
+class Stop(Exception):  # noqa: N818
+    """Ends a training as a kill would, as far as the disk is concerned."""
+
+
+def stop_at(stage, step):
+    def progress(name, done, total):
+        if (name, done) == (stage, step):
+            raise Stop
+
+    return progress
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A tiny model, and as many malicious and benign requests as make both splits."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    save_tiny(folder / "model")
+    for label, text in (("malicious", "Harm {} now."), ("benign", "Describe {} to me.")):
+        rows = [json.dumps({"prompt": text.format(f"thing {n}"), "category": "drugs"}) for n in range(40)]
+        (folder / f"{label}.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+def train_on(files: Path, output: Path, settings=None, **options) -> Path:
+    data = {label: str(files / f"{label}.jsonl") for label in ("malicious", "benign")}
+    return train(files / "model", output, settings or settings_of(), **{**data, "device": "cpu", **options})
+
+
+def parts_of(folder: Path) -> list[bytes]:
+    return [(folder / part).read_bytes() for part in PARTS]
+
+
+@pytest.fixture(scope="module")
+def trained(files, tmp_path_factory):
+    """An adapter trained without interruption, and what was heard of it."""
+    heard = []
+    output = tmp_path_factory.mktemp("trained") / "adapter"
+    train_on(files, output, progress=lambda *step: heard.append(step))
+    return output, heard
+
+
+def test_the_adapter_loads_and_answers(trained):
+    model = MoguModel.from_pretrained(trained[0], device="cpu")
+    talks = [[{"role": "user", "content": "Describe the sea to me."}]]
+    base, mogu = (model.reply(talks, mode=mode, max_new_tokens=4)[0] for mode in ("base", "mogu"))
+    assert base.safe_weight == 0 < mogu.safe_weight < 1
+    assert 0 < mogu.usable_weight < 1
+    assert not Path(f"{trained[0]}.training").exists()
+
+
+def test_all_parts_were_trained(trained):
+    for part in PARTS:
+        assert all(value.abs().max() > 0 for value in load_file(trained[0] / part).values())
+        assert all(value.dtype == torch.float32 for value in load_file(trained[0] / part).values())
+
+
+def test_the_config_says_how_it_came_about(files, trained):
+    config = read_config(trained[0])
+    assert config.base.name == str(files / "model")
+    assert config.parts == ["safe", "usable", "routers"]
+    # The upper half of three layers.
+    assert config.projections == [f"model.layers.{n}.self_attn.o_proj" for n in (1, 2)]
+    assert config.training == settings_of().model_dump()
+    assert (config.rank, config.lora_alpha) == (2, 16)
+    assert (config.routed_tokens, config.routed_prompt_tokens) == (3, 1)
+    assert config.metrics.keys() == {
+        "safe",
+        "usable",
+        "routers",
+        "operating_point",
+        "operating_points",
+        "seconds",
+    }
+    assert config.metrics["seconds"].keys() == set(STAGES)
+    assert config.metrics["operating_point"]["offset"] in [
+        offset for offset, _, _ in config.metrics["operating_points"]
+    ]
+    # Sixteen rows in batches of four for a variant, twenty for the routers.
+    assert [config.metrics[name]["steps"] for name in ("safe", "usable", "routers")] == [4, 4, 5]
+
+
+def test_every_stage_is_reported_from_its_first_step_to_its_last(trained):
+    heard = trained[1]
+    assert list(dict.fromkeys(name for name, _, _ in heard)) == STAGES[1:]
+    for stage in STAGES[1:]:
+        steps = [(done, total) for name, done, total in heard if name == stage]
+        assert steps[-1][0] == steps[-1][1]
+        assert [done for done, _ in steps] == sorted({done for done, _ in steps})
+
+
+def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(files, trained, tmp_path):
+    train_on(files, tmp_path / "again")
+    assert parts_of(tmp_path / "again") == parts_of(trained[0])
+    train_on(files, tmp_path / "other", settings_of(seed=1))
+    assert parts_of(tmp_path / "other") != parts_of(trained[0])
+
+
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [("base replies", 1), ("record activations", 2), ("fit routers", 3), ("calibrate", 5)],
+)
+def test_a_training_that_was_stopped_between_checkpoints_goes_on(files, trained, tmp_path, stage, step):
+    with pytest.raises(Stop):
+        train_on(files, tmp_path / "adapter", progress=stop_at(stage, step))
+    assert not (tmp_path / "adapter").exists()
+    train_on(files, tmp_path / "adapter")
+    assert parts_of(tmp_path / "adapter") == parts_of(trained[0])
+
+
+def train_slowly(files: Path, output: Path) -> None:
+    """In a process of its own: so slow that a kill meets it within the stage that it is meant for."""
+    torch.set_num_threads(1)
+    train_on(files, output, progress=lambda *_: time.sleep(0.05))
+
+
+def kill_when(found, process) -> None:
+    for _ in range(6000):
+        if found():
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            return
+        assert process.is_alive(), "the training ended before it could be killed"
+        time.sleep(0.01)
+    pytest.fail("no checkpoint appeared")
+
+
+def test_a_training_killed_in_every_stage_comes_to_the_same_result(files, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mogu.training.pipeline"])
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    work = tmp_path / "killed.training"
+    process = context.Process(target=train_slowly, args=(files, whole))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    for stage in ("safe", "usable", "routers"):
+        process = context.Process(target=train_slowly, args=(files, killed))
+        process.start()
+        kill_when(lambda stage=stage: any((work / stage).glob("checkpoint-*/trainer_state.json")), process)
+        assert not (work / f"{stage}.safetensors").exists() and not killed.exists()
+    process = context.Process(target=train_slowly, args=(files, killed))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert parts_of(killed) == parts_of(whole)
+    assert not work.exists()
+
+
+def test_the_papers_preset_trains_and_saves_folded_routers(files, tmp_path):
+    settings = settings_of("paper")
+    assert (settings.router_form, settings.variant_objective) == ("paper", "ratio")
+    folder = train_on(files, tmp_path / "adapter", settings)
+    shapes = {name: tuple(value.shape) for name, value in load_file(folder / PARTS[2]).items()}
+    names = [f"model.layers.{n}.self_attn.o_proj" for n in range(LAYERS)]
+    assert shapes == {f"{name}.vectors": (2, 32) for name in names} | {f"{name}.bias": (2,) for name in names}
+    model = MoguModel.from_pretrained(folder, device="cpu")
+    assert model.reply([[{"role": "user", "content": "Hi"}]], max_new_tokens=4)[0].safe_weight > 0
+    history = read_config(folder).metrics["safe"]["history"]
+    assert all({"eval_loss", "eval_wanted", "eval_unwanted"} <= entry.keys() for entry in history)
+
+
+def test_the_corpus_is_trained_on_where_no_files_are_given(files, tmp_path):
+    folder = train_on(files, tmp_path / "adapter", malicious=None, benign=None)
+    assert MoguModel.from_pretrained(folder, device="cpu").config.parts == ["safe", "usable", "routers"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"dtype": "bfloat16"}, {"settings": settings_of(gradient_checkpointing=True)}]
+)
+def test_bfloat16_and_gradient_checkpointing_are_options(files, tmp_path, options):
+    folder = train_on(files, tmp_path / "adapter", **options)
+    for part in PARTS:
+        assert all(torch.isfinite(value).all() for value in load_file(folder / part).values())
+        assert all(value.dtype == torch.float32 for value in load_file(folder / part).values())
+
+
+def test_an_adapter_is_replaced_only_by_a_whole_one(files, tmp_path):
+    folder = train_on(files, tmp_path / "adapter")
+    before = parts_of(folder)
+    with pytest.raises(Stop):
+        train_on(files, folder, settings_of(seed=1), progress=stop_at("calibrate", 1))
+    assert parts_of(folder) == before
+    train_on(files, folder, settings_of(seed=1))
+    assert parts_of(folder) != before
+
+
+def test_an_output_that_is_no_adapter_is_refused_before_anything_is_loaded(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("x")
+    with pytest.raises(MoguError, match=r"would be replaced, but it holds chapter\.tex"):
+        train("no/model", tmp_path / "thesis", settings_of())
+
+
+def test_data_is_checked_before_the_model_is_loaded(files, tmp_path):
+    with pytest.raises(MoguError, match="there is no such file"):
+        train("no/model", tmp_path / "adapter", settings_of(), malicious=str(tmp_path / "none.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"settings": settings_of(seed=1)},
+        {"benign": None},
+        {"dtype": "bfloat16"},
+        {"projection": "mlp.down_proj"},
+        {"template": "{{ messages[0]['content'] }}\n"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_unfinished_work_of_another_training_is_not_gone_on_with(files, tmp_path, change):
+    with pytest.raises(Stop):
+        train_on(files, tmp_path / "adapter", progress=stop_at("base replies", 1))
+    if "template" in change:
+        (tmp_path / "chat.jinja").write_text(change["template"])
+        change = {"chat_template": tmp_path / "chat.jinja"}
+    with pytest.raises(MoguError, match=r"adapter\.training holds an unfinished training with another"):
+        train_on(files, tmp_path / "adapter", **change)
+    assert train_on(files, tmp_path / "adapter") == tmp_path / "adapter"
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("label", ["malicious", "benign"])
+def test_a_split_without_requests_is_refused(files, tmp_path, label, split):
+    texts = [text for n in range(400) if split_of(text := f"Thing {n}") != split][:10]
+    (tmp_path / "few.jsonl").write_text("\n".join(json.dumps({"prompt": text}) for text in texts))
+    with pytest.raises(MoguError, match=f"few.jsonl leaves no {label} request for {split}; give at least 20"):
+        train_on(files, tmp_path / "adapter", **{label: str(tmp_path / "few.jsonl")})
+    assert not (tmp_path / "adapter.training").exists()
+
+
+def test_a_divergence_leaves_the_work_and_no_adapter(files, tmp_path):
+    with pytest.raises(MoguError, match="variant_learning_rate"):
+        train_on(files, tmp_path / "adapter", settings_of(variant_learning_rate=1e30))
+    assert not (tmp_path / "adapter").exists()
+    assert (tmp_path / "adapter.training" / "stamp.json").exists()
