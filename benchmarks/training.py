@@ -4,7 +4,7 @@
 
 Every column is one whole training in a process of its own: `PAIRS` with half of the layers routed, `SHARES`
 of them with a middling number of pairs, each one pass over the data. A pair is a request and its wanted reply;
-half of them are malicious. Takes about eight minutes on 2 cores; the figures go to
+half of them are malicious. Takes about six minutes on 2 cores; the figures go to
 `runs/benchmarks/training.json`.
 """
 

@@ -30,6 +30,7 @@ SMALL = {
     "batch_size": 4,
     "evaluations": 2,
 }
+TRAINED = ("safe", "usable", "routers")
 PARTS = ["safe/adapter_model.safetensors", "usable/adapter_model.safetensors", "routers.safetensors"]
 STAGES = [
     "load model",
@@ -125,7 +126,7 @@ def test_the_config_says_how_it_came_about(files, trained):
         offset for offset, _, _ in config.metrics["operating_points"]
     ]
     # Sixteen rows in batches of four for a variant, twenty for the routers.
-    assert [config.metrics[name]["steps"] for name in ("safe", "usable", "routers")] == [4, 4, 5]
+    assert [config.metrics[name]["steps"] for name in TRAINED] == [4, 4, 5]
 
 
 def test_every_stage_is_reported_from_its_first_step_to_its_last(trained):
@@ -137,16 +138,9 @@ def test_every_stage_is_reported_from_its_first_step_to_its_last(trained):
         assert [done for done, _ in steps] == sorted({done for done, _ in steps})
 
 
-def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(files, trained, tmp_path):
-    train_on(files, tmp_path / "again")
-    assert parts_of(tmp_path / "again") == parts_of(trained[0])
-    train_on(files, tmp_path / "other", settings_of(seed=1))
-    assert parts_of(tmp_path / "other") != parts_of(trained[0])
-
-
 @pytest.mark.parametrize(
     ("stage", "step"),
-    [("base replies", 1), ("record activations", 2), ("fit routers", 3), ("calibrate", 5)],
+    [("base replies", 20), ("record activations", 8), ("fit routers", 3), ("calibrate", 5)],
 )
 def test_a_training_that_was_stopped_between_checkpoints_goes_on(files, trained, tmp_path, stage, step):
     with pytest.raises(Stop):
@@ -159,7 +153,7 @@ def test_a_training_that_was_stopped_between_checkpoints_goes_on(files, trained,
 def train_slowly(files: Path, output: Path) -> None:
     """In a process of its own: so slow that a kill meets it within the stage that it is meant for."""
     torch.set_num_threads(1)
-    train_on(files, output, progress=lambda *_: time.sleep(0.05))
+    train_on(files, output, progress=lambda name, *_: time.sleep(0.1 * (name in TRAINED)))
 
 
 def kill_when(found, process) -> None:
@@ -182,7 +176,7 @@ def test_a_training_killed_in_every_stage_comes_to_the_same_result(files, tmp_pa
     process.start()
     process.join()
     assert process.exitcode == 0
-    for stage in ("safe", "usable", "routers"):
+    for stage in TRAINED:
         process = context.Process(target=train_slowly, args=(files, killed))
         process.start()
         kill_when(lambda stage=stage: any((work / stage).glob("checkpoint-*/trainer_state.json")), process)
@@ -223,14 +217,14 @@ def test_bfloat16_and_gradient_checkpointing_are_options(files, tmp_path, option
         assert all(value.dtype == torch.float32 for value in load_file(folder / part).values())
 
 
-def test_an_adapter_is_replaced_only_by_a_whole_one(files, tmp_path):
+def test_the_same_seed_gives_the_same_adapter_which_only_a_whole_one_replaces(files, trained, tmp_path):
     folder = train_on(files, tmp_path / "adapter")
-    before = parts_of(folder)
+    assert parts_of(folder) == parts_of(trained[0])
     with pytest.raises(Stop):
         train_on(files, folder, settings_of(seed=1), progress=stop_at("calibrate", 1))
-    assert parts_of(folder) == before
+    assert parts_of(folder) == parts_of(trained[0])
     train_on(files, folder, settings_of(seed=1))
-    assert parts_of(folder) != before
+    assert parts_of(folder) != parts_of(trained[0])
 
 
 def test_an_output_that_is_no_adapter_is_refused_before_anything_is_loaded(tmp_path):
@@ -245,25 +239,20 @@ def test_data_is_checked_before_the_model_is_loaded(files, tmp_path):
         train("no/model", tmp_path / "adapter", settings_of(), malicious=str(tmp_path / "none.jsonl"))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_unfinished_work_of_another_training_is_not_gone_on_with(files, tmp_path):
+    with pytest.raises(Stop):
+        train_on(files, tmp_path / "adapter", progress=stop_at("record activations", 4))
+    template = tmp_path / "chat.jinja"
+    template.write_text("{{ messages[0]['content'] }}")
+    for change in (
         {"settings": settings_of(seed=1)},
         {"benign": None},
         {"dtype": "bfloat16"},
         {"projection": "mlp.down_proj"},
-        {"template": "{{ messages[0]['content'] }}\n"},
-    ],
-    ids=lambda change: next(iter(change)),
-)
-def test_unfinished_work_of_another_training_is_not_gone_on_with(files, tmp_path, change):
-    with pytest.raises(Stop):
-        train_on(files, tmp_path / "adapter", progress=stop_at("base replies", 1))
-    if "template" in change:
-        (tmp_path / "chat.jinja").write_text(change["template"])
-        change = {"chat_template": tmp_path / "chat.jinja"}
-    with pytest.raises(MoguError, match=r"adapter\.training holds an unfinished training with another"):
-        train_on(files, tmp_path / "adapter", **change)
+        {"chat_template": template},
+    ):
+        with pytest.raises(MoguError, match=r"adapter\.training holds an unfinished training with another"):
+            train_on(files, tmp_path / "adapter", **change)
     assert train_on(files, tmp_path / "adapter") == tmp_path / "adapter"
 
 
@@ -279,6 +268,6 @@ def test_a_split_without_requests_is_refused(files, tmp_path, label, split):
 
 def test_a_divergence_leaves_the_work_and_no_adapter(files, tmp_path):
     with pytest.raises(MoguError, match="variant_learning_rate"):
-        train_on(files, tmp_path / "adapter", settings_of(variant_learning_rate=1e30))
+        train_on(files, tmp_path / "adapter", settings_of(variant_learning_rate=1e38))
     assert not (tmp_path / "adapter").exists()
     assert (tmp_path / "adapter.training" / "stamp.json").exists()
