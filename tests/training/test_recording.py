@@ -35,7 +35,7 @@ IN_FLOAT64 = {"falcon_7b", "falcon_new", "gpt2", "gpt_neox"}
 
 
 def tolerance(family):
-    return {"rtol": 0, "atol": 1e-9 if family in IN_FLOAT64 else 1e-5}
+    return {"rtol": 0, "atol": 1e-9 if family in IN_FLOAT64 else 1e-6}
 
 
 def plain(adapter, example, kind, routed_prompt, weights=None):
