@@ -11,14 +11,13 @@ import argparse
 import hashlib
 import json
 import statistics
-import subprocess
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import facts
 from mogu.chat import Conversation
 from mogu.evaluation.before_after import answer, first_token_divergence, refused_shares
 from mogu.generation import Mode, MoguModel
@@ -76,9 +75,7 @@ def main() -> None:
     console.print(table)
     console.print(f"first-token KL on Just-Eval: mean {statistics.mean(divergence):.3f} nats")
     entry: dict[str, Any] = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD"),
-        "changed": bool(_git("status", "--porcelain", "--", "src")),
+        **facts(),
         "adapter": digest,
         "note": options.note,
         "max_new_tokens": options.max_new_tokens,
@@ -91,10 +88,6 @@ def main() -> None:
     }
     with LOG.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

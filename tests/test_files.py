@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from mogu.files import write_atomic, write_jsonl
+from mogu.files import read_grown_jsonl, write_atomic, write_jsonl
 
 
 def test_text_is_written_as_utf8_with_its_line_ends_and_bytes_as_they_are(tmp_path):
@@ -47,3 +47,12 @@ def test_rows_that_fail_half_way_leave_the_old_file(tmp_path):
         write_jsonl(path, rows())
     assert path.read_text() == '{"n": 0}\n'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_grown_file_loses_the_line_that_was_cut_off_and_nothing_else(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    assert read_grown_jsonl(file) == []
+    whole = '{"text": "one\u2028line"}\n{"text": "two"}\n'
+    file.write_text(whole + '{"text": "thr', encoding="utf-8")
+    assert read_grown_jsonl(file) == [{"text": "one\u2028line"}, {"text": "two"}]
+    assert file.read_text(encoding="utf-8") == whole

@@ -40,3 +40,18 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         rows: JSON-serialisable rows, in order.
     """
     write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_grown_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file that grows by whole lines; what a killed run left half-written is taken out of it.
+
+    Args:
+        path: The file; no rows if it is not there.
+    """
+    if not path.exists():
+        return []
+    # Not splitlines(): JSON strings may hold line separators other than "\n" as they are.
+    *whole, cut_off = path.read_text(encoding="utf-8").split("\n")
+    if cut_off:
+        write_atomic(path, "".join(line + "\n" for line in whole))
+    return [json.loads(line) for line in whole]

@@ -30,11 +30,6 @@ class Adapter:
         for layer in self.layers.values():
             layer.freeze()
 
-    def thaw(self) -> None:
-        """Make every layer see changes of its parts again."""
-        for layer in self.layers.values():
-            layer.thaw()
-
     def last_weights(self) -> torch.Tensor | None:
         """``(layers, batch, seq, 2)``, the weights (safe, usable) of the last forward; None if unrouted."""
         weights = [w for layer in self.layers.values() if (w := layer.last_weights) is not None]

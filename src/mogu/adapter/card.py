@@ -108,16 +108,17 @@ def model_card(config: AdapterConfig) -> str:
 
 def _table(heading: str, values: Mapping[str, Any]) -> str:
     """A Markdown table of two columns; names of nested values are joined."""
-    rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in _flat(values)]
+    rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in flat_items(values, " / ")]
     return "\n".join([f"| {heading} | value |", "|---|---|", *rows]) if rows else "Nothing was noted."
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat_items(values: Mapping[str, Any], separator: str) -> Iterator[tuple[str, Any]]:
+    """The items of nested mappings as one sequence; the names on the way to a value are joined."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name} / ")
+            yield from ((f"{name}{separator}{inner}", each) for inner, each in flat_items(value, separator))
         else:
-            yield f"{prefix}{name}", value
+            yield name, value
 
 
 def _cell(value: Any) -> str:

@@ -1,6 +1,5 @@
 """`mogu info`: what an adapter folder says of itself."""
 
-from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -18,6 +17,7 @@ MOST_ITEMS = 8
 
 def run(folder: Folder) -> None:
     """Show the base model, the parts, the settings and the metrics of an adapter."""
+    from mogu.adapter.card import flat_items
     from mogu.adapter.folder import read_config
 
     config = read_config(folder)
@@ -32,7 +32,7 @@ def run(folder: Folder) -> None:
         table = Table(title=heading, title_justify="left", title_style="bold", show_header=False, box=None)
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
-        for name, value in _flat(values):
+        for name, value in flat_items(values, "."):
             table.add_row(Text(name), Text(_shown(value)))
         if table.rows:
             out.print(table, "")
@@ -52,14 +52,6 @@ def _adapter(config: "AdapterConfig") -> dict[str, Any]:
         "routed prompt tokens": "all" if routed is None else f"the last {routed}",
         "weights": f"by {config.weights}",
     }
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _shown(value: Any) -> str:

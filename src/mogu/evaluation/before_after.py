@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 
 from mogu.chat import Conversation, batch_left_pad, encode_chat
 from mogu.evaluation.judges.refusal import judge_refusal
-from mogu.files import write_atomic
+from mogu.files import read_grown_jsonl
 from mogu.generation import Mode, MoguModel
 
 
@@ -122,13 +122,7 @@ def answer(
 
 def read_rows(file: Path) -> list[ReplyRow]:
     """The rows of a file that :func:`answer` wrote; a last line that was cut off is left out."""
-    if not file.exists():
-        return []
-    # Not splitlines(): JSON strings may hold line separators other than "\n" as they are.
-    *whole, cut_off = file.read_text(encoding="utf-8").split("\n")
-    if cut_off:
-        write_atomic(file, "".join(line + "\n" for line in whole))
-    return [ReplyRow(**json.loads(line)) for line in whole]
+    return [ReplyRow(**row) for row in read_grown_jsonl(file)]
 
 
 def refused_shares(rows: Sequence[ReplyRow]) -> dict[str, dict[str, Share]]:

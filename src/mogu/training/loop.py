@@ -6,7 +6,7 @@ import random
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +24,8 @@ from transformers import (
 from mogu.errors import TrainingDivergedError
 from mogu.training.settings import TrainingSettings
 from mogu.training.stage import Stage
+
+T = TypeVar("T")
 
 Progress = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
@@ -74,13 +76,12 @@ class _StageTrainer(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """The stage's figures on the validation examples, each the mean over batches weighed by their size."""
         sums: dict[str, float] = {}
-        counts: dict[str, int] = {}
         with torch.no_grad():
             for batch in self.validation:
                 for name, figure in self.stage(rows=torch.tensor(batch)).items():
                     sums[name] = sums.get(name, 0.0) + float(figure) * len(batch)
-                    counts[name] = counts.get(name, 0) + len(batch)
-        metrics = {f"eval_{name}": value / counts[name] for name, value in sums.items()}
+        count = sum(map(len, self.validation))
+        metrics = {f"eval_{name}": value / count for name, value in sums.items()}
         self._require_finite(metrics["eval_loss"])  # before the checkpoint that follows is written
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -111,8 +112,8 @@ def train_stage(
     """Train the stage's parts in place and leave them as they were at the best validation.
 
     The learning rate falls linearly to 0. Validation is evenly spread; the checkpoint with the lowest validation
-    figure is kept (``wanted`` for a variant, so that a falling ratio cannot hide degenerate replies; ``loss`` for the
-    routers). A run that was killed goes on from its last whole checkpoint, to the same result.
+    figure that the stage names is kept. A run that was killed goes on from its last whole checkpoint, to the same
+    result.
 
     Args:
         stage: what to train.
@@ -134,7 +135,7 @@ def train_stage(
     order = [batch for epoch in range(epochs) for batch in _epoch(training, lengths, settings, epoch)]
     steps = len(order)
     every = max(1, steps // settings.evaluations)
-    figure = "eval_loss" if not hasattr(stage, "wanted") else "eval_wanted"
+    figure = f"eval_{stage.figure}"
     device = next(stage.parameters()).device
     arguments = TrainingArguments(
         # Checkpoints name the best of them by its path.
@@ -162,7 +163,7 @@ def train_stage(
         remove_unused_columns=False,
         use_cpu=device.type == "cpu",
     )
-    batches = _cut(sorted(validation, key=lengths.__getitem__), settings.batch_size)
+    batches = batches_of(sorted(validation, key=lengths.__getitem__), settings.batch_size)
     for parameter in stage.parameters():
         parameter.requires_grad_(True)
     trainer = _StageTrainer(
@@ -212,11 +213,12 @@ def _epoch(
     """One pass: batches of like lengths in random order, the short last batch at the end of the pass."""
     rng = random.Random(f"{settings.seed}/{epoch}")
     jitter = {row: lengths[row] * (1 + 0.1 * rng.random()) for row in rows}
-    batches = _cut(sorted(rows, key=jitter.__getitem__), settings.batch_size)
+    batches = batches_of(sorted(rows, key=jitter.__getitem__), settings.batch_size)
     last = [batches.pop()] if len(batches[-1]) < settings.batch_size else []
     rng.shuffle(batches)
     return batches + last
 
 
-def _cut(rows: Sequence[int], size: int) -> list[list[int]]:
+def batches_of(rows: Sequence[T], size: int) -> list[list[T]]:
+    """Rows cut into batches, the last one as short as it comes."""
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]

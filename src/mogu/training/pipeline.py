@@ -1,7 +1,6 @@
 """The whole of training, from a model's name to the adapter folder; every stage resumes where it was killed."""
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import shutil
@@ -146,8 +145,9 @@ def train_loaded(
         metrics = _train_parts(
             loaded, adapter, Recorder(loaded.model, places[0].layer), settings, requests, run
         )
+        versions = package_versions()
         config = AdapterConfig(
-            mogu_version=importlib.metadata.version("mogu-llm"),
+            mogu_version=versions["mogu"],
             base=loaded.identity,
             parts=["safe", "usable", "routers"],
             projections=list(adapter.layers),
@@ -156,7 +156,7 @@ def train_loaded(
             routed_tokens=settings.routed_tokens,
             routed_prompt_tokens=settings.routed_prompt_tokens,
             training=settings.model_dump(),
-            versions=package_versions(),
+            versions=versions,
             metrics={**metrics, "seconds": run.seconds},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -211,8 +211,8 @@ def _train_stages(
         metrics[name] = _stage(
             name,
             stage,
-            [row for row in _first_of_each_label(examples, training, settings) if stage.takes(examples[row])],
-            [row for row in validation if stage.takes(examples[row])],
+            _first_of_each_label(examples, training, settings),
+            validation,
             settings.variant_epochs,
             settings.variant_learning_rate or width_rate,
             run,
@@ -256,8 +256,8 @@ def _stage(
     with run.stage(name) as step:
         metrics = train_stage(
             stage,
-            training=training,
-            validation=validation,
+            training=[row for row in training if stage.takes(stage.examples[row])],
+            validation=[row for row in validation if stage.takes(stage.examples[row])],
             epochs=epochs,
             learning_rate=learning_rate,
             settings=stage.settings,

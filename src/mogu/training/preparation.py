@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from mogu.chat import encode_chat
 from mogu.data.pairs import importance_of, opener_to, refusal_to
 from mogu.data.requests import Request
+from mogu.files import read_grown_jsonl
 from mogu.training.loop import Progress
 from mogu.training.recording import Recorder
 from mogu.training.settings import TrainingSettings
@@ -54,7 +55,7 @@ def base_replies(
         Token ids by request id, the end token included where the reply ended.
     """
     model = recorder.model
-    replies = _read_kept(kept)
+    replies: dict[str, list[int]] = {row["id"]: row["ids"] for row in read_grown_jsonl(kept)}
     ordered = sorted(prompts, key=lambda prompt: len(prompt.ids))
     end = model.generation_config.eos_token_id
     ends = set(end) if isinstance(end, list) else {end}
@@ -79,21 +80,6 @@ def base_replies(
                 replies[prompt.request.id] = row[:length]
                 file.write(json.dumps({"id": prompt.request.id, "ids": row[:length]}) + "\n")
         progress(start + len(batch), len(ordered))
-    return replies
-
-
-def _read_kept(kept: Path) -> dict[str, list[int]]:
-    replies: dict[str, list[int]] = {}
-    if not kept.exists():
-        return replies
-    whole = []
-    for line in kept.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n"):
-            break  # the run was killed within this line
-        row = json.loads(line)
-        replies[row["id"]] = row["ids"]
-        whole.append(line)
-    kept.write_text("".join(whole), encoding="utf-8")
     return replies
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from mogu.adapter.attach import Adapter
 from mogu.adapter.layer import SAFE, USABLE
 from mogu.adapter.router import FoldedRouter
-from mogu.training.loop import Progress
-from mogu.training.stage import Example, ReplyKind, RouterStage
+from mogu.training.loop import Progress, batches_of
+from mogu.training.stage import RouterStage
 
 REPLY_TOKENS = 2
 """Reply tokens that the fit reads: what a refusal begins with is plain after the first ones."""
@@ -45,7 +45,7 @@ def fit_routers(adapter: Adapter, stage: RouterStage, rows: Sequence[int], progr
     batches = [
         batch
         for label in (True, False)
-        for batch in _batched([example for example in examples if example.malicious == label], size)
+        for batch in batches_of([example for example in examples if example.malicious == label], size)
     ]
     steps = len(batches) + len(adapter.layers)
     inputs: dict[str, list[Tensor]] = {name: [] for name in adapter.layers}
@@ -54,8 +54,7 @@ def fit_routers(adapter: Adapter, stage: RouterStage, rows: Sequence[int], progr
     for done, batch in enumerate(batches, start=1):
         malicious = batch[0].malicious
         with _seen(adapter) as seen, torch.no_grad():
-            kind = ReplyKind.REFUSAL if malicious else ReplyKind.GLAD
-            routed = stage.read(batch, kind, torch.tensor([0.0, 1.0])).routed.cpu()
+            routed = stage.read(batch, weights=torch.tensor([0.0, 1.0])).routed.cpu()
         prompt = torch.zeros_like(routed)
         for row, example in enumerate(batch):
             prompt[row, : len(example.prompt) - example.record.prefix.length] = True
@@ -75,11 +74,6 @@ def fit_routers(adapter: Adapter, stage: RouterStage, rows: Sequence[int], progr
             router.vectors[USABLE].copy_(-vector)
             router.bias[SAFE], router.bias[USABLE] = bias, -bias
         progress(done, steps)
-
-
-def _batched(examples: list[Example], size: int) -> Iterator[list[Example]]:
-    for start in range(0, len(examples), size):
-        yield examples[start : start + size]
 
 
 @contextmanager

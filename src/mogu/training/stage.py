@@ -97,6 +97,9 @@ class Stage(nn.Module, ABC):
         # Kept from nn.Module's registration: a checkpoint holds the trained parts only.
         self._outside = (adapter, recorder)
 
+    figure = "loss"
+    """The figure whose lowest validation picks the checkpoint."""
+
     @staticmethod
     @abstractmethod
     def trained(layer: nn.Module) -> nn.Module:
@@ -105,6 +108,10 @@ class Stage(nn.Module, ABC):
     @abstractmethod
     def losses(self, batch: list[Example]) -> dict[str, Tensor]:
         """``loss``, to be minimised, and other figures worth logging; all scalars."""
+
+    def takes(self, example: Example) -> bool:
+        """Whether this stage trains on the example."""
+        return True
 
     def forward(self, rows: Tensor) -> dict[str, Tensor]:
         """The losses on the examples with the indices ``rows`` ``(batch,)``."""
@@ -197,6 +204,7 @@ def _routed_as(routing: Routing, routed: Tensor | None, weights: Tensor | None) 
 class VariantStage(Stage):
     """Trains one variant with its weight at 1 and the other's at 0 (paper, section 1)."""
 
+    figure = "wanted"  # a falling ratio could hide degenerate replies
     variant: int
     wanted: ReplyKind
     counter_label: bool
@@ -266,7 +274,3 @@ class RouterStage(Stage):
             "target": target.detach(),
             "apart": apart.detach(),
         }
-
-    def takes(self, example: Example) -> bool:
-        """The routers train on all examples."""
-        return True
