@@ -167,7 +167,6 @@ def test_ids_are_the_templates_and_spans_the_texts(tokenizer, content):
     assert chat.ids == reference(tokenizer, messages)
     assert chat.reply_start == len(chat.ids)
     assert [span.role for span in chat.spans] == ["user", "assistant", "user", "assistant", "user"]
-    assert chat.user_spans == [(span.start, span.stop) for span in chat.spans[::2]]
     for message, span in zip(messages, chat.spans, strict=True):
         found = decode(tokenizer, chat.ids[span.start : span.stop])
         text = message["content"]
@@ -194,7 +193,7 @@ def test_a_typed_control_token_reads_as_its_letters_do():
     letters = tokenizer("<|im_end|", add_special_tokens=False).input_ids
     letters += tokenizer(">", add_special_tokens=False).input_ids
     chat = encode_chat(tokenizer, [user("<|im_end|>")])
-    assert [chat.ids[start:stop] for start, stop in chat.user_spans] == [letters]
+    assert [chat.ids[start:stop] for _, start, stop in chat.spans] == [letters]
 
 
 @pytest.mark.parametrize("opener", ["Sure, here is", " Sure", "\n\nI", "Grüße 🙂", "assistant"])
@@ -212,7 +211,7 @@ def test_a_token_shared_with_the_template_is_in_the_span():
     tokenizer = wrapped(backend, "{{ 'b:' + messages[0]['content'] + 'b:' }}")
     chat = encode_chat(tokenizer, [user("ab")], opener="ab")
     assert chat.ids == [3, 2, 3, 3, 2, 3]
-    assert chat.user_spans == [(1, 3)]
+    assert chat.spans == [("user", 1, 3)]
     assert chat.reply_start == 4
 
 
@@ -230,7 +229,7 @@ def test_an_empty_text_is_encoded_as_the_template_does(tokenizer, content):
     messages = [user(content), assistant(content), user("hello")]
     chat = encode_chat(tokenizer, messages)
     assert chat.ids == reference(tokenizer, messages)
-    start, stop = chat.user_spans[-1]
+    _, start, stop = chat.spans[-1]
     assert decode(tokenizer, chat.ids[start:stop]).strip() == "hello"
 
 
@@ -261,7 +260,7 @@ def test_added_tokens_count_as_control_tokens_only_if_the_template_uses_them(rea
     messages = [user("<think> helloworld <b>")]
     chat = encode_chat(reasoning, messages)
     think, word, bold = reasoning.convert_tokens_to_ids(["<think>", "helloworld", "<b>"])
-    ((start, stop),) = chat.user_spans
+    ((_, start, stop),) = chat.spans
     typed = chat.ids[start:stop]
     assert (typed.count(think), typed.count(word), typed.count(bold)) == (0, 1, 1)
     assert chat.ids.count(think) == 1  # the one of the generation prompt
@@ -275,7 +274,7 @@ def test_a_template_that_looks_at_the_beginning_of_a_text_is_followed_safely():
     tokenizer = wrapped(BACKENDS["bytes"], template)
     chat = encode_chat(tokenizer, [user("/x<s>")])
     assert chat.ids.count(tokenizer.bos_token_id) == 1
-    assert [decode(tokenizer, chat.ids[start:stop]) for start, stop in chat.user_spans] == ["/x<s>"]
+    assert [decode(tokenizer, chat.ids[start:stop]) for _, start, stop in chat.spans] == ["/x<s>"]
 
 
 def test_a_changed_tokenizer_is_noticed():

@@ -57,11 +57,6 @@ class EncodedChat:
     reply_start: int
     spans: list[TextSpan]
 
-    @property
-    def user_spans(self) -> list[tuple[int, int]]:
-        """Token ranges, end exclusive, of the user's texts."""
-        return [(span.start, span.stop) for span in self.spans if span.role == "user"]
-
 
 class PaddedBatch(NamedTuple):
     """Rows of one length, int64 tensors of shape (batch, longest row); the mask is 0 on padding, else 1."""

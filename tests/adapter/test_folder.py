@@ -1,4 +1,5 @@
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from mogu.adapter import folder as adapter_folder
 from mogu.adapter.card import model_card
+from mogu.adapter.config import package_versions
 from mogu.adapter.folder import check_target, load_adapter, read_config, save_adapter
 from mogu.adapter.layer import SAFE, USABLE
 from mogu.adapter.router import Router
@@ -180,6 +182,29 @@ def test_a_config_of_another_adapter_is_not_written(tmp_path):
 def test_a_missing_folder(tmp_path):
     with pytest.raises(AdapterError, match=r"nowhere is not a folder"):
         read_config(tmp_path / "nowhere")
+
+
+def test_what_a_killed_save_left_is_named(saved):
+    old = saved.rename(saved.with_name(".adapter.old"))
+    with pytest.raises(AdapterError) as caught:
+        read_config(saved)
+    assert str(caught.value) == f"{saved} is not there, but an interrupted save left {old}: rename it"
+
+
+def test_the_versions_are_of_everything_that_a_training_depends_on():
+    found = package_versions()
+    assert list(found) == [
+        "python",
+        "mogu",
+        "torch",
+        "transformers",
+        "peft",
+        "accelerate",
+        "tokenizers",
+        "safetensors",
+        "scikit-learn",
+    ]
+    assert (found["torch"], found["mogu"]) == (torch.__version__, version("mogu-llm"))
 
 
 def test_a_folder_without_a_config_is_told_by_its_files(tmp_path):
@@ -388,6 +413,7 @@ def test_the_card_tells_what_the_config_holds(saved):
     }
     assert "| refused / malicious / mogu | 0.9688 |" in text
     assert "| router / learning_rate | 0.0005 |" in text
+    assert "| dtype | bfloat16 |" in text
     assert "MoguModel.from_pretrained" in text
     assert "PeftModel.from_pretrained" in text
     assert "tiny/llama at revision `abc123`" in text

@@ -18,6 +18,8 @@ def test_what_the_folder_says_of_itself_is_shown(mogu, adapter_folder):
     assert row(out, "model_type") == "llama"
     assert row(out, "revision") == "none"
     assert row(out, "router.learning_rate") == "0.0005"
+    assert row(out, "dtype") == "bfloat16"
+    assert row(out, "projection") == "none"
     assert row(out, "refused.malicious.mogu") == "0.9688"
     assert row(out, "torch")
 

@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 import time
@@ -5,6 +6,8 @@ import time
 import pytest
 
 from mogu.errors import MoguError
+from mogu.files import write_jsonl
+from mogu.generation import MoguModel
 
 HEAVY = ("torch", "transformers", "jinja2", "numpy")
 
@@ -59,6 +62,48 @@ def test_any_other_error_is_one_line_and_code_1(mogu, failing):
     )
     failing(AssertionError())
     assert mogu("info", "x")[2] == "error: AssertionError: no message; run with --debug for the traceback\n"
+
+
+def test_what_the_system_refuses_is_one_line_and_code_2(mogu, failing):
+    failing(PermissionError(errno.EACCES, "Permission denied", "/secret"))
+    assert mogu("info", "x") == (2, "", "error: /secret: Permission denied\n")
+    failing(OSError(errno.ENOSPC, "No space left on device"))
+    assert mogu("info", "x")[2] == "error: No space left on device\n"
+    failing(OSError("Can't load it.\nReally."))
+    assert mogu("info", "x")[::2] == (
+        2,
+        "error: OSError: Can't load it.; run with --debug for the traceback\n",
+    )
+
+
+def test_an_output_that_is_a_folder_is_named_and_not_the_temporary_file(mogu, adapter_folder, tmp_path):
+    given = ["--prompt", "Hi", "--output", tmp_path, "--max-new-tokens", 1]
+    code, _, err = mogu("inspect", adapter_folder, *given)
+    assert (code, err.splitlines()[-1]) == (2, f"error: {tmp_path}: Is a directory")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("chat",),
+        ("inspect", "--prompt", "Hi", "--output", "page.html"),
+        ("generate", "--input", "in.jsonl", "--output", "out.jsonl", "--max-new-tokens", "1"),
+    ],
+)
+def test_code_of_a_model_may_run_where_it_is_allowed(mogu, adapter_folder, tmp_path, monkeypatch, arguments):
+    seen = []
+
+    def from_pretrained(folder, **options):
+        seen.append(options["trust_remote_code"])
+        raise MoguError("seen")
+
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "in.jsonl", [{"prompt": "Hi"}])
+    monkeypatch.setattr(MoguModel, "from_pretrained", from_pretrained)
+    command, *rest = arguments
+    assert mogu(command, adapter_folder, *rest)[0] == 2
+    assert mogu(command, adapter_folder, *rest, "--trust-remote-code")[0] == 2
+    assert seen == [False, True]
 
 
 @pytest.mark.parametrize("arguments", [("--debug", "info", "x"), ("info", "x", "--debug")])

@@ -2,9 +2,13 @@ from pathlib import Path
 
 import pytest
 
+from mogu.adapter.folder import read_config
 from mogu.errors import TrainingDivergedError
+from mogu.files import write_jsonl
+from mogu.generation import MoguModel
 from mogu.training import pipeline
 from mogu.training.settings import TrainingSettings
+from tests.tiny import save_tiny
 
 
 @pytest.fixture
@@ -112,3 +116,30 @@ def test_a_training_that_diverged_is_one_line(mogu, monkeypatch):
     code, _, err = mogu("train", "m", "--output", "a")
     assert code == 2
     assert err.endswith("error: the loss is not a number; lower variant_learning_rate\n")
+
+
+def test_what_was_given_in_training_stands_in_the_folder_and_holds_afterwards(mogu, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_tiny(tmp_path / "base")
+    template = "{% for message in messages %}[{{ message['content'] }}]{% endfor %}>"
+    Path("chat.jinja").write_text(template)
+    for label, text in (("malicious", "Harm thing {}."), ("benign", "Describe thing {}.")):
+        write_jsonl(Path(f"{label}.jsonl"), [{"prompt": text.format(n)} for n in range(40)])
+    counts = ("malicious_requests", "benign_requests", "variant_requests", "validation_requests")
+    small = [f"{name}=8" for name in counts]
+    small += ["reply_tokens=2", "routed_tokens=2", "rank=2", "variant_epochs=1", "evaluations=1"]
+    given = ["--malicious", "malicious.jsonl", "--benign", "benign.jsonl", "--chat-template", "chat.jinja"]
+    given += ["--projection", "self_attn.o_proj", "--device", "cpu", "--dtype", "bfloat16"]
+    sets = [part for setting in small for part in ("--set", setting)]
+    code, _, err = mogu("train", "base", "--output", "adapter", "--preset", "paper", *given, *sets)
+    assert code == 0, err
+    config = read_config(Path("adapter"))
+    assert config.chat_template == template
+    assert (config.dtype, config.projection) == ("bfloat16", "self_attn.o_proj")
+    assert config.base.name == str(tmp_path / "base")
+
+    Path("chat.jinja").unlink()
+    monkeypatch.chdir("adapter")
+    tokenizer = MoguModel.from_pretrained(".", device="cpu").tokenizer
+    talk = [{"role": "user", "content": "Hi"}]
+    assert tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True) == "[Hi]>"

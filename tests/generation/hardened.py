@@ -46,6 +46,7 @@ def hardened(
         projections=[projection.name for projection in projections],
         rank=RANK,
         lora_alpha=RANK,
+        weights="token",
         routed_tokens=routed_tokens,
         routed_prompt_tokens=routed_prompt_tokens,
         training={},

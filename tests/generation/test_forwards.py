@@ -38,7 +38,7 @@ def test_the_weights_are_those_of_the_returned_sequence_read_at_once(settings, k
     copies = len(rows) // len(PROMPTS)
     for index, row in enumerate(rows):
         prompt = PROMPTS[index // copies]
-        alone = mogu._generator.read(torch.tensor([prompt + row]), len(prompt))
+        alone = mogu._generator.read(torch.tensor([prompt + row]), len(prompt)).used
         padding = width - len(prompt)
         seen = used.routed.shape[1] - padding
         assert not used.routed[index, :padding].any()

@@ -1,5 +1,8 @@
 """Conversations in, replies out."""
 
+import json
+import sys
+
 import pytest
 import torch
 
@@ -222,3 +225,41 @@ def test_from_pretrained_brings_base_and_adapter_together(tmp_path):
     assert moved.generate(ids, **GREEDY, **NO_END).tolist() == mogu.generate(ids, **GREEDY, **NO_END).tolist()
     with pytest.raises(AdapterError):
         MoguModel.from_pretrained(tmp_path / "adapter", base=tmp_path / "other")
+
+
+def test_the_adapters_template_comes_before_what_the_base_has_or_lacks(tmp_path, caplog):
+    save_tiny(tmp_path / "base")
+    identity = load_model(tmp_path / "base").identity
+    (tmp_path / "base" / "chat_template.jinja").unlink()
+    mogu = hardened()
+    template = "{{ '<' + messages[0]['content'] + '>' }}"
+    config = mogu.config.model_copy(update={"base": identity, "chat_template": template})
+    save_adapter(tmp_path / "adapter", mogu.adapter, config)
+    loaded = MoguModel.from_pretrained(tmp_path / "adapter", device="cpu")
+    assert loaded.tokenizer.apply_chat_template(CHATS[0][:1], tokenize=False) == f"<{CHATS[0][0]['content']}>"
+    assert not caplog.records
+
+
+def test_a_base_with_code_of_its_own_loads_where_that_may_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    base = save_tiny(tmp_path / "base")
+    (base / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+        "class OwnForCausalLM(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    code = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}
+    own = json.loads((base / "config.json").read_text()) | {"model_type": "own", "auto_map": code}
+    (base / "config.json").write_text(json.dumps(own))
+    mogu = hardened()
+    identity = load_model(base, trust_remote_code=True).identity
+    save_adapter(tmp_path / "adapter", mogu.adapter, mogu.config.model_copy(update={"base": identity}))
+    with pytest.raises(MoguError, match="--trust-remote-code"):
+        MoguModel.from_pretrained(tmp_path / "adapter", device="cpu")
+    loaded = MoguModel.from_pretrained(tmp_path / "adapter", device="cpu", trust_remote_code=True)
+    assert type(loaded.model).__name__ == "OwnForCausalLM"
+    ids = torch.tensor(PROMPTS[:1])
+    assert (
+        loaded.generate(ids, **GREEDY, **NO_END).tolist() == mogu.generate(ids, **GREEDY, **NO_END).tolist()
+    )

@@ -209,6 +209,16 @@ def test_an_unknown_model_without_template_gets_the_plain_form_and_a_warning(fol
     assert "--chat-template" in caplog.text
 
 
+def test_the_warning_of_a_missing_template_reaches_the_terminal(folder, capsys, monkeypatch):
+    (folder / "chat_template.jinja").unlink()
+    monkeypatch.setattr(logging.getLogger("mogu"), "handlers", [logging.lastResort])
+    load_model(folder)
+    assert capsys.readouterr().err == (
+        f"{folder} has no chat template: using a plain 'User: ... Assistant:' form; "
+        "give the right one with --chat-template FILE\n"
+    )
+
+
 def test_a_template_starts_with_bos_where_the_tokenizer_adds_one(folder):
     (folder / "chat_template.jinja").unlink()
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
@@ -231,6 +241,7 @@ def test_the_template_option_is_used(folder, tmp_path):
     template = tmp_path / "chat.jinja"
     template.write_text("{% for message in messages %}[{{ message['content'] }}]{% endfor %}")
     assert render(folder, chat_template=template) == "[Hello][Hi][Go]"
+    assert render(folder, chat_template=template.read_text()) == "[Hello][Hi][Go]"
 
 
 def test_a_template_that_does_not_parse_or_exist_is_refused(folder, tmp_path):
@@ -240,6 +251,13 @@ def test_a_template_that_does_not_parse_or_exist_is_refused(folder, tmp_path):
     template.write_text("{% for message in messages %}")
     with pytest.raises(MoguError, match="does not render"):
         load_model(folder, chat_template=template)
+
+
+def test_a_local_model_is_named_by_its_absolute_path(gguf_file, monkeypatch):
+    monkeypatch.chdir(gguf_file.parent)
+    assert load_model("tiny.gguf").identity.name == str(gguf_file)
+    monkeypatch.setenv("HOME", str(gguf_file.parent.parent))
+    assert load_model("~/gguf").identity.name == str(gguf_file.parent)
 
 
 @pytest.mark.parametrize("name", ["./missing", "/missing/model", "a/b/c", "model.gguf/"])

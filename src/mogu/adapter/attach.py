@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from mogu.adapter.config import GateConfig
+from mogu.adapter.gate import Gate
 from mogu.adapter.layer import RoutedProjection, Routing
 from mogu.errors import AdapterError
 from mogu.models import Projection
@@ -19,11 +21,15 @@ class Adapter:
         model: the base model, with its projections wrapped.
         layers: by the name of the wrapped projection, in the order of the decoder's layers.
         routing: what all of them do in the next forward.
+        gate: of sequence routing, reads prompts.
+        reply_gate: of sequence routing, reads replies while they are written.
     """
 
     model: PreTrainedModel
     layers: dict[str, RoutedProjection]
     routing: Routing
+    gate: Gate | None = None
+    reply_gate: Gate | None = None
 
     def freeze(self) -> None:
         """Make every layer ready for inference."""
@@ -85,6 +91,16 @@ def attach(
         model.set_submodule(place.name, layer)
         layers[place.name] = layer
     return Adapter(model, layers, routing)
+
+
+def new_gates(adapter: Adapter, config: GateConfig) -> None:
+    """Give an adapter untrained gates that read the layers of a config, on the model's device, in float32 at least."""
+    model = adapter.model
+    features = model.config.get_text_config(decoder=True).hidden_size
+    dtype = torch.promote_types(model.dtype, torch.float32)
+    adapter.gate = Gate(features, config.layers).to(model.device, dtype)
+    if config.reply_layers:
+        adapter.reply_gate = Gate(features, config.reply_layers).to(model.device, dtype)
 
 
 def upper_layers(projections: Sequence[Projection], share: float) -> list[Projection]:

@@ -100,7 +100,9 @@ def model_card(config: AdapterConfig) -> str:
         mogu_version=config.mogu_version,
         created=config.created,
         versions=", ".join(f"{name} {version}" for name, version in config.versions.items()),
-        training=_table("setting", config.training),
+        training=_table(
+            "setting", {"dtype": config.dtype, "projection": config.projection} | config.training
+        ),
         metrics=_table("measure", config.metrics),
         routed_tokens=config.routed_tokens,
     )

@@ -7,12 +7,38 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mogu.models import ModelIdentity
+from mogu.turns import TurnMarks
 
 FORMAT_VERSION: Final = 1
 """The newest layout of the folder that this version reads, and the one that it writes."""
 
-PartName = Literal["safe", "usable", "routers"]
-"""What a folder may hold: the two variants, and the routers of token routing."""
+PACKAGES: Final = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "scikit-learn")
+"""What the result of a training depends on beside this package."""
+
+PartName = Literal["safe", "usable", "routers", "gate", "reply_gate"]
+"""What a folder may hold: the two variants, the routers of token routing, the gates of sequence routing."""
+
+
+class GateConfig(BaseModel):
+    """What sequence routing needs beside tensors.
+
+    Attributes:
+        layers: Indices of the decoder layers whose outputs the gate reads.
+        reply_layers: The same of the gate that reads replies; empty without one.
+        threshold: Calibrated probability, 0 to 1, from which on a reply is a refusal.
+        marks: What the chat template writes between turns.
+        break_ids: Token ids of the paragraph break that ends a reply which had begun.
+        refusal_starts: Token ids that refusals begin with.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    layers: list[int] = Field(min_length=1)
+    reply_layers: list[int] = []
+    threshold: float = Field(ge=0, le=1)
+    marks: TurnMarks
+    break_ids: list[int]
+    refusal_starts: list[int] = Field(min_length=1)
 
 
 class AdapterConfig(BaseModel):
@@ -23,13 +49,20 @@ class AdapterConfig(BaseModel):
         mogu_version: The version that wrote it.
         base: The model that it was trained on, and fits alone.
         parts: What the folder holds.
+        chat_template: Text of the template that renders every prompt, in training as in use; None leaves the base
+            tokenizer's own.
         projections: Names of the wrapped modules, in layer order.
         rank: LoRA rank of both variants.
         lora_alpha: LoRA scaling times rank.
-        routed_tokens: How many reply tokens are sampled from routed logits (the paper's m); 0 is the base.
-        routed_prompt_tokens: How many of the last prompt tokens are routed; None is all, as in the paper.
-        weights: How the weights of the variants come about.
+        weights: How the weights of the variants come about: from each layer's router for each `token`, or from the gate
+            for the whole `sequence`.
+        routed_tokens: Of token routing, how many reply tokens are sampled from routed logits (the paper's m); 0 is the
+            base, None the whole reply.
+        routed_prompt_tokens: Of token routing, how many of the last prompt tokens are routed; None is all (paper).
+        gate: Of sequence routing, how it decides.
         training: Every setting of the training.
+        dtype: The base's in training, such as `bfloat16`; None if it was not trained.
+        projection: Path of the projection in a decoder layer, if it was given by hand.
         versions: Package versions at training time, by name.
         metrics: What was measured, nested as the measurer likes; shown in the model card.
         created: ISO date.
@@ -41,13 +74,17 @@ class AdapterConfig(BaseModel):
     mogu_version: str
     base: ModelIdentity
     parts: list[PartName]
+    chat_template: str | None = None
     projections: list[str] = Field(min_length=1)
     rank: int = Field(ge=1)
     lora_alpha: float = Field(gt=0)
-    routed_tokens: int = Field(ge=0)
-    routed_prompt_tokens: int | None = Field(ge=0)
-    weights: Literal["token"] = "token"
+    weights: Literal["token", "sequence"]
+    routed_tokens: int | None = Field(None, ge=0)
+    routed_prompt_tokens: int | None = Field(None, ge=0)
+    gate: GateConfig | None = None
     training: dict[str, Any]
+    dtype: str | None = None
+    projection: str | None = None
     versions: dict[str, str]
     metrics: dict[str, Any]
     created: str
@@ -55,5 +92,5 @@ class AdapterConfig(BaseModel):
 
 def package_versions() -> dict[str, str]:
     """The versions, here and now, of everything that the result of a training depends on."""
-    packages = {"mogu": "mogu-llm"} | {name: name for name in ("torch", "transformers", "peft")}
-    return {"python": platform.python_version()} | {name: version(dist) for name, dist in packages.items()}
+    packages = {name: version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), "mogu": version("mogu-llm")} | packages

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from mogu.adapter.attach import Adapter, attach, check_unwrapped
+from mogu.adapter.attach import Adapter, attach, check_unwrapped, new_gates
 from mogu.adapter.card import model_card
 from mogu.adapter.config import FORMAT_VERSION, AdapterConfig, PartName
 from mogu.errors import AdapterError, MoguError
@@ -60,10 +60,17 @@ def _router_tensors(adapter: Adapter) -> dict[str, Tensor]:
     }
 
 
+def _gate_tensors(adapter: Adapter, name: Literal["gate", "reply_gate"]) -> dict[str, Tensor]:
+    gate = getattr(adapter, name)
+    return dict(gate.named_parameters())
+
+
 _PARTS: dict[PartName, _Part] = {
     "safe": _Part("safe/adapter_model.safetensors", partial(_variant_tensors, variant="safe")),
     "usable": _Part("usable/adapter_model.safetensors", partial(_variant_tensors, variant="usable")),
     "routers": _Part("routers.safetensors", _router_tensors),
+    "gate": _Part("gate.safetensors", partial(_gate_tensors, name="gate")),
+    "reply_gate": _Part("reply_gate.safetensors", partial(_gate_tensors, name="reply_gate")),
 }
 _ENTRIES = {CONFIG_FILE, CARD_FILE} | {part.file.partition("/")[0] for part in _PARTS.values()}
 
@@ -103,7 +110,7 @@ def save_adapter(folder: Path, adapter: Adapter, config: AdapterConfig) -> None:
         raise ValueError("the config's projections are not the adapter's layers")
     folder = folder.resolve()
     # Fixed names: what a killed save has left is found by the next one.
-    new, old = (folder.with_name(f".{folder.name}.{age}") for age in ("new", "old"))
+    new, old = _beside(folder, "new"), _beside(folder, "old")
     if old.exists() and not folder.exists():
         old.rename(folder)
     check_target(folder)
@@ -131,6 +138,9 @@ def read_config(folder: Path) -> AdapterConfig:
         AdapterError: If it is no adapter folder, its config is not valid, or a newer mogu wrote it.
     """
     if not folder.is_dir():
+        old = _beside(folder.resolve(), "old")
+        if old.is_dir():
+            raise AdapterError(f"{folder} is not there, but an interrupted save left {old}: rename it")
         raise AdapterError(f"{folder} is not a folder: give the one that mogu train wrote")
     file = folder / CONFIG_FILE
     if not file.is_file():
@@ -163,7 +173,7 @@ def load_adapter(
     model: PreTrainedModel,
     identity: ModelIdentity | None = None,
     *,
-    parts: Sequence[PartName] = get_args(PartName),
+    parts: Sequence[PartName] | None = None,
 ) -> tuple[Adapter, AdapterConfig]:
     """Wrap a model with the adapter of a folder, ready for inference; on an error the model is as it was.
 
@@ -171,7 +181,8 @@ def load_adapter(
         folder: As `save_adapter` wrote it.
         model: The adapter's base.
         identity: Which model it is; None if the caller vouches for it.
-        parts: What is asked for; what is not stays new (a variant without effect, routers at 0.5).
+        parts: What is asked for; None is all that it holds. What is not stays new (a variant without effect, routers
+            at 0.5).
 
     Raises:
         AdapterError: If the folder is damaged or incomplete, or does not fit the model.
@@ -182,12 +193,15 @@ def load_adapter(
             f"{folder} was made for {_describe(config.base)}, and the model is {_describe(identity)}: "
             "load the model that it was made for"
         )
+    parts = config.parts if parts is None else parts
     absent = [part for part in parts if part not in config.parts]
     if absent:
         raise AdapterError(f"{folder} holds {_listing(config.parts)}, but not {_listing(absent)}")
     tensors = {part: _read(folder / _PARTS[part].file) for part in parts}
     check_unwrapped(model)
     adapter = attach(model, _projections(folder, config, model), config.rank, config.lora_alpha)
+    if config.gate is not None:
+        new_gates(adapter, config.gate)
     try:
         for part, found in tensors.items():
             _fill(folder / _PARTS[part].file, _PARTS[part].tensors(adapter), found)
@@ -196,6 +210,11 @@ def load_adapter(
         raise
     adapter.freeze()
     return adapter, config
+
+
+def _beside(folder: Path, age: Literal["new", "old"]) -> Path:
+    """Where a save puts the new adapter until it is whole, and the old one until it is replaced."""
+    return folder.with_name(f".{folder.name}.{age}")
 
 
 def _write(folder: Path, adapter: Adapter, config: AdapterConfig) -> None:

@@ -35,7 +35,7 @@ def _root(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks o
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command line and leaves with 0, with 2 for a mistake of the user's, with 1 for any other error.
+    """Runs a command line and leaves with 0, with 2 for what the user can mend, with 1 for any other error.
 
     Args:
         arguments: The line without the program's name; by default this process's.
@@ -49,11 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             traceback.print_exc()
         err.print(f"error: {_one_line(error)}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2 if isinstance(error, MoguError) else 1)
+        sys.exit(2 if isinstance(error, MoguError | OSError) else 1)
 
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, MoguError):
         return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        # Of a failed rename the second name is the one that the user knows: the first is a temporary file's.
+        place = error.filename2 or error.filename
+        return f"{place}: {error.strerror}" if place else error.strerror
     reason = str(error).strip().partition("\n")[0] or "no message"
     return f"{type(error).__name__}: {reason}; run with --debug for the traceback"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mogu.cli.console import err, out, printable
-from mogu.cli.options import Base, Device, Dtype, Folder, MaxNewTokens, Mode, open_model
+from mogu.cli.options import Base, Device, Dtype, Folder, MaxNewTokens, Mode, TrustRemoteCode, open_model
 
 if TYPE_CHECKING:
     from mogu.chat import Message
@@ -21,12 +21,13 @@ def run(
     base: Base = None,
     device: Device = None,
     dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Talk to the model; after each reply stand the weights it was written with.
 
     /new begins a new conversation, /quit or the end of the input ends the chat, Ctrl-C cuts a reply short.
     """
-    model = open_model(folder, base, device, dtype)
+    model = open_model(folder, base, device, dtype, trust_remote_code)
     turns: list[Message] = []
     for line in _lines():
         match line.strip():
@@ -46,6 +47,8 @@ def run(
             continue
         turns.append({"role": "assistant", "content": reply.text})
         weights = f"safe {reply.safe_weight:.2f}, usable {reply.usable_weight:.2f}, {reply.tokens} tokens"
+        if reply.score is not None:
+            weights = f"gate {reply.score:.2f}, {weights}"
         out.print(f"\n{weights}\n", style="dim", highlight=False)
 
 

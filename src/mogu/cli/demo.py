@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,30 +28,39 @@ SHOWN_CHARACTERS = 220
 
 def run(
     quick: Annotated[bool, typer.Option(help="The two-minute form: a quarter of the data.")] = False,
-    output: Annotated[Path, typer.Option(help="Folder for everything that it writes.")] = Path("runs/demo"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for everything that it writes; by default runs/demo, of the quick form runs/demo-quick."
+        ),
+    ] = None,
 ) -> None:
-    """Harden a small real model, SmolLM2-135M-Instruct, and show its refusals before and after."""
+    """Harden a small real model, SmolLM2-135M-Instruct, and show its refusals before and after.
+
+    A second call shows the same from what the first one has left.
+    """
     from mogu.adapter.folder import read_config
     from mogu.evaluation.before_after import answer, read_rows, refused_shares
-    from mogu.files import write_atomic
     from mogu.generation import MoguModel
     from mogu.report.spread import spread_lines, spread_page
     from mogu.training.pipeline import train
     from mogu.training.settings import TrainingSettings
 
-    start = time.perf_counter()
+    output = output or Path("runs/demo-quick" if quick else "runs/demo")
     settings = TrainingSettings.preset("quick" if quick else "default")
     adapter = output / "adapter"
     if (adapter / "mogu_config.json").exists() and read_config(adapter).training == settings.model_dump():
-        out.print(f"[dim]Reusing {adapter}; remove it to train again.[/dim]")
+        err.print(f"[dim]Reusing {adapter}; remove it to train again.[/dim]")
     else:
-        out.print("Hardening [bold]SmolLM2-135M-Instruct[/bold]: two variants and their routers.")
+        err.print(
+            "Hardening [bold]SmolLM2-135M-Instruct[/bold]: a safe variant, and the gate that asks for it."
+        )
         with StageBars(err) as bars:
             train(demo_model(), adapter, settings, progress=bars)
     config = read_config(adapter)
     groups = demo_prompts(12 if quick else 40)
     kept = output / f"replies-{config.created.replace(':', '')}-{len(groups['malicious'])}.jsonl"
-    rows = read_rows(kept)
+    rows = read_rows(kept, groups)
     if len(rows) < 2 * sum(map(len, groups.values())):
         with StageBars(err) as bars:
             model = MoguModel.from_pretrained(adapter)
@@ -64,12 +72,12 @@ def run(
                 progress=lambda done, total: bars("answer before and after", done, total),
             )
     shares = refused_shares(rows)
-    safe_weights = {
-        group: [row.safe_weight for row in rows if row.group == group and row.mode == "mogu"]
+    scores = {
+        group: [row.score or 0.0 for row in rows if row.group == group and row.mode == "mogu"]
         for group in groups
     }
     picture = output / "weights.html"
-    write_atomic(picture, spread_page(safe_weights, "How much the safe variant weighs, by kind of prompt"))
+    _write_changed(picture, spread_page(scores, "The gate's probability of malice, by kind of prompt"))
     result = output / "result.json"
     facts: dict[str, Any] = {
         "model": MODEL_FILE,
@@ -79,20 +87,27 @@ def run(
         "refused": {
             group: {mode: share._asdict() for mode, share in m.items()} for group, m in shares.items()
         },
-        "safe_weights": safe_weights,
+        "scores": scores,
         "training": config.training,
         "metrics": config.metrics,
         "versions": config.versions,
-        "seconds": round(time.perf_counter() - start, 1),
-        "replies": [asdict(row) for row in rows],
+        "replies": [asdict(row) | asdict(row.verdict) for row in rows],
     }
-    write_atomic(result, json.dumps(facts, indent=2, ensure_ascii=False))
+    _write_changed(result, json.dumps(facts, indent=2, ensure_ascii=False))
     out.print(_side_by_side(rows))
     out.print(_refusal_table(shares))
-    out.print(spread_lines(safe_weights))
-    out.print(f"Took {facts['seconds']:.0f} s. Adapter: [bold]{adapter}[/bold]")
+    out.print(spread_lines(scores))
+    out.print(f"Adapter: [bold]{adapter}[/bold]")
     out.print(f"Figures: {result}   Picture: {picture}")
     out.print(f"\nNext: [bold]mogu chat {adapter}[/bold]")
+
+
+def _write_changed(file: Path, text: str) -> None:
+    """Writes a file, but leaves one that holds the text already as it is."""
+    from mogu.files import write_atomic
+
+    if not file.exists() or file.read_bytes() != text.encode():
+        write_atomic(file, text)
 
 
 def demo_model() -> Path:
@@ -146,7 +161,7 @@ def _side_by_side(rows: "list[ReplyRow]") -> Table:
     for group, count in SHOWN.items():
         base = [row for row in rows if row.group == group and row.mode == "base"][:count]
         for row in base:
-            twin = next(r for r in rows if (r.group, r.prompt, r.mode) == (group, row.prompt, "mogu"))
+            twin = next(r for r in rows if (r.group, r.messages, r.mode) == (group, row.messages, "mogu"))
             table.add_row(
                 f"[dim]{group}[/dim]\n{_short(row.prompt)}", _short(row.response), _short(twin.response)
             )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mogu.cli.console import err, out
-from mogu.cli.options import Base, Device, Dtype, Folder, MaxNewTokens, Mode, open_model
+from mogu.cli.options import Base, Device, Dtype, Folder, MaxNewTokens, Mode, TrustRemoteCode, open_model
 from mogu.cli.partial import PartialFile
 from mogu.cli.progress import StageBars
 from mogu.errors import MoguError
@@ -38,6 +38,7 @@ def run(
     base: Base = None,
     device: Device = None,
     dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Reply greedily to each row of a file, in order.
 
@@ -66,7 +67,7 @@ def run(
     if kept:
         _say(f"{kept} of {len(rows)} rows are kept from {partial.path}")
     if missing:
-        model = open_model(folder, base, device, dtype)
+        model = open_model(folder, base, device, dtype, trust_remote_code)
         with StageBars(err) as bars:
             bars("rows", kept, len(rows))
             for batch in missing:
@@ -81,6 +82,7 @@ def run(
                         "response": reply.text,
                         "safe_weight": round(reply.safe_weight, 6),
                         "usable_weight": round(reply.usable_weight, 6),
+                        "score": None if reply.score is None else round(reply.score, 6),
                     }
                     for reply in replies
                 ]

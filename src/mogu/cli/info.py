@@ -24,7 +24,7 @@ def run(folder: Folder) -> None:
     sections = {
         "Adapter": _adapter(config),
         "Base model": config.base.model_dump(),
-        "Training": config.training,
+        "Training": {"dtype": config.dtype, "projection": config.projection} | config.training,
         "Metrics": config.metrics,
         "Versions": config.versions,
     }

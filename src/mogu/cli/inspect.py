@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mogu.cli.console import err, out
-from mogu.cli.options import Base, Device, Dtype, Folder, MaxNewTokens, open_model
+from mogu.cli.options import Base, Device, Dtype, Folder, MaxNewTokens, TrustRemoteCode, open_model
 from mogu.files import write_atomic
 
 
@@ -19,9 +19,10 @@ def run(
     base: Base = None,
     device: Device = None,
     dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Draw the weights by layer and token for one prompt and its reply."""
-    model = open_model(folder, base, device, dtype)
+    model = open_model(folder, base, device, dtype, trust_remote_code)
     from mogu.chat import as_conversation
     from mogu.report.routing import routing_page
 

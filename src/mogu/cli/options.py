@@ -22,6 +22,9 @@ Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     typer.Option(help="Of the base model; auto: float32 on a CPU, else the checkpoint's own."),
 ]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let code in the model's repository run.")
+]
 Mode = Annotated[
     Literal["mogu", "base", "usable", "safe"],
     typer.Option(help="mogu: routed; base: without the adapter; usable, safe: that variant alone."),
@@ -29,7 +32,9 @@ Mode = Annotated[
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")]
 
 
-def open_model(folder: Path, base: str | None, device: str | None, dtype: str) -> "MoguModel":
+def open_model(
+    folder: Path, base: str | None, device: str | None, dtype: str, trust_remote_code: bool
+) -> "MoguModel":
     """Loads an adapter with its base model, and shows that it does.
 
     Raises:
@@ -38,4 +43,6 @@ def open_model(folder: Path, base: str | None, device: str | None, dtype: str) -
     with err.status(f"Loading {folder}"):
         from mogu.generation.model import MoguModel
 
-        return MoguModel.from_pretrained(folder, base=base, device=device, dtype=dtype)
+        return MoguModel.from_pretrained(
+            folder, base=base, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        )

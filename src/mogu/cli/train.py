@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mogu.cli.console import err, out
-from mogu.cli.options import Device, Dtype
+from mogu.cli.options import Device, Dtype, TrustRemoteCode
 from mogu.cli.progress import StageBars
 from mogu.settings import merge_settings
 
@@ -40,9 +40,7 @@ def run(
     chat_template: Annotated[
         Path | None, typer.Option(help="A jinja file in place of the tokenizer's chat template.")
     ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Let code in the model's repository run.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Harden MODEL: train the usable and the safe variant and the routers.
 

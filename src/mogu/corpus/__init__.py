@@ -9,9 +9,12 @@ from mogu.corpus.reader import (
     Category,
     Wrapper,
     corpus_categories,
+    corpus_conversations,
+    corpus_documents,
     corpus_openers,
     corpus_refusals,
     corpus_requests,
+    corpus_systems,
     corpus_wrappers,
 )
 
@@ -19,8 +22,11 @@ __all__ = [
     "Category",
     "Wrapper",
     "corpus_categories",
+    "corpus_conversations",
+    "corpus_documents",
     "corpus_openers",
     "corpus_refusals",
     "corpus_requests",
+    "corpus_systems",
     "corpus_wrappers",
 ]

@@ -6,6 +6,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
+from mogu.corpus.encodings import ENCODINGS
 from mogu.data.requests import Label, Request, Split
 
 
@@ -16,18 +17,22 @@ class Wrapper:
     Attributes:
         template: holds one ``{}``, where the request goes.
         kind: `jailbreak`, or `innocent` for a frame of the same style that no attacker would need.
+        group: what its family belongs to, such as `persona`.
         family: the style, such as `role_play`.
         split: the part of the data in which it may be used.
+        encoding: the spelling of the request in it, a name of `ENCODINGS`; None leaves it as it is.
     """
 
     template: str
     kind: Literal["jailbreak", "innocent"]
+    group: str
     family: str
     split: Split
+    encoding: str | None = None
 
     def wrap(self, text: str) -> str:
         """The request in the frame."""
-        return self.template.replace("{}", text)
+        return self.template.replace("{}", ENCODINGS[self.encoding](text) if self.encoding else text)
 
 
 @dataclass(frozen=True)
@@ -63,17 +68,55 @@ def corpus_requests(label: Label, split: Split) -> list[Request]:
             category=row.get("category", ""),
             kind=row["kind"],
             split=split,
+            language=row.get("language", "en"),
         )
         for number, row in enumerate(_rows(f"{label}.jsonl"), start=1)
         if row["split"] == split
     ]
 
 
+def corpus_conversations(label: Label, split: Split) -> list[Request]:
+    """The authored conversations of one label and split: chats, follow-ups, crescendos, quoted documents."""
+    return [
+        Request(
+            id=f"corpus/conversations.jsonl:{number}",
+            text=row["messages"][-1]["content"],
+            messages=row["messages"],
+            label=label,
+            category=row["category"],
+            kind=row["kind"],
+            split=split,
+        )
+        for number, row in enumerate(_rows("conversations.jsonl"), start=1)
+        if (row["label"], row["split"]) == (label, split)
+    ]
+
+
+def corpus_documents(split: Split) -> list[Request]:
+    """Benign requests with a whole document in them, of 400 to 1,500 tokens."""
+    return [
+        Request(
+            id=f"corpus/documents.jsonl:{number}",
+            text=row["text"],
+            messages=[{"role": "user", "content": row["text"]}],
+            label="benign",
+            category=row["category"],
+            kind="document",
+            split=split,
+        )
+        for number, row in enumerate(_rows("documents.jsonl"), start=1)
+        if row["split"] == split
+    ]
+
+
+def corpus_systems(split: Split) -> list[str]:
+    """Harmless system messages of one split."""
+    return [row["text"] for row in _rows("systems.jsonl") if row["split"] == split]
+
+
 def corpus_wrappers(kind: Literal["jailbreak", "innocent"], split: Split) -> list[Wrapper]:
     """The frames of one kind and split."""
-    wrappers = (
-        Wrapper(row["template"], row["kind"], row["family"], row["split"]) for row in _rows("wrappers.jsonl")
-    )
+    wrappers = (Wrapper(**row) for row in _rows("wrappers.jsonl"))
     return [wrapper for wrapper in wrappers if wrapper.kind == kind and wrapper.split == split]
 
 
@@ -85,9 +128,15 @@ def corpus_categories() -> dict[str, Category]:
     }
 
 
-def corpus_refusals() -> list[str]:
-    """Refusals; some hold ``{topic}`` (what is refused) and ``{alternative}`` (what is offered instead)."""
-    return [row["text"] for row in _rows("refusals.jsonl")]
+def corpus_refusals() -> dict[str, list[str]]:
+    """Refusals by language (ISO 639-1).
+
+    English ones may hold ``{topic}`` (what is refused) and ``{alternative}`` (what is offered instead).
+    """
+    refusals: dict[str, list[str]] = {}
+    for row in _rows("refusals.jsonl"):
+        refusals.setdefault(row["language"], []).append(row["text"])
+    return refusals
 
 
 def corpus_openers() -> list[str]:

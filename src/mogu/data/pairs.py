@@ -67,7 +67,7 @@ def wrap_share(requests: Sequence[Request], share: float, split: Split, seed: in
     """Put a share (0 to 1) of the requests into frames, so that no frame by itself says what the label is.
 
     Malicious requests go into jailbreak frames; of the benign ones half go into jailbreak frames, half into innocent
-    ones. The kind of a wrapped request becomes ``wrapped``.
+    ones. The kind of a wrapped request becomes ``jailbreak_frame`` or ``innocent_frame``.
     """
     rng = random.Random(seed)
     jailbreaks = corpus_wrappers("jailbreak", split)
@@ -93,14 +93,20 @@ def wrap(request: Request, wrapper: Wrapper) -> Request:
     messages = list(request.messages)
     last = max(index for index, message in enumerate(messages) if message["role"] == "user")
     messages[last] = Message(role="user", content=text)
-    return replace(request, text=text, messages=messages, kind="wrapped")
+    return replace(request, text=text, messages=messages, kind=f"{wrapper.kind}_frame", group=wrapper.group)
 
 
 def refusal_to(request: Request, rng: random.Random) -> str:
-    """A refusal: of a malicious request one that usually names its harm or offers something safe, else a plain one."""
+    """A refusal: of a malicious request one that usually names its harm or offers something safe, else a plain one.
+
+    It is in the request's language where the corpus has refusals in that language.
+    """
+    refusals = corpus_refusals()
+    if request.language != "en" and request.language in refusals:
+        return rng.choice(refusals[request.language])
     category = corpus_categories().get(request.category)
     named = request.label == "malicious" and category is not None and rng.random() < NAMED_REFUSAL_SHARE
-    text = rng.choice([refusal for refusal in corpus_refusals() if ("{topic}" in refusal) == named])
+    text = rng.choice([refusal for refusal in refusals["en"] if ("{topic}" in refusal) == named])
     if not named or category is None:
         return text
     return text.format(topic=rng.choice(category.topics), alternative=rng.choice(category.alternatives))

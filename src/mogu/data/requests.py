@@ -24,6 +24,8 @@ class Request:
         category: What it is about; empty where the source does not say.
         kind: Its form, such as `contrast` or `imperative`; empty where the source does not say.
         split: The part of the data that it belongs to.
+        language: ISO 639-1 code of the request's language.
+        group: The group of wrappers that it is wrapped in, such as `persona`; empty if it is not.
     """
 
     id: str
@@ -33,6 +35,8 @@ class Request:
     category: str = ""
     kind: str = ""
     split: Split = "train"
+    language: str = "en"
+    group: str = ""
 
 
 def split_of(text: str) -> Split:

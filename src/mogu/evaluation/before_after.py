@@ -1,19 +1,21 @@
 """The same prompts answered by the base and by MoGU, and what changed: the rows that reports are made of.
 
-Every row is written to a file as its batch is done, so that a measurement that was killed goes on from there.
+Every reply is written to a file as its batch is done, so that a measurement that was killed goes on from there.
+It is judged when it is read: a file that outlives a change of the judge holds no verdict of the old one.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from scipy.stats import binomtest
 
-from mogu.chat import Conversation, batch_left_pad, encode_chat
-from mogu.evaluation.judges.refusal import judge_refusal
+from mogu.chat import Conversation, Message, batch_left_pad, encode_chat
+from mogu.evaluation.judges.refusal import RefusalVerdict, judge_refusal
 from mogu.files import read_grown_jsonl
 from mogu.generation import Mode, MoguModel
 
@@ -24,23 +26,29 @@ class ReplyRow:
 
     Attributes:
         group: kind of the prompt, such as ``malicious``.
-        prompt: the last user turn.
+        messages: the conversation that it replies to.
         mode: who replied.
         response: the reply's text.
-        opens: whether it opens with a refusal, by keyword (the paper's measure).
-        refused: whether it still refuses at its end.
-        verdict: the judge's reason in a word.
         safe_weight: mean weight of the safe variant over the routed tokens, 0 to 1.
+        score: the gate's probability, 0 to 1; None where no gate was asked.
     """
 
     group: str
-    prompt: str
+    messages: list[Message]
     mode: Mode
     response: str
-    opens: bool
-    refused: bool
-    verdict: str
     safe_weight: float
+    score: float | None = None
+
+    @property
+    def prompt(self) -> str:
+        """The last turn."""
+        return self.messages[-1]["content"]
+
+    @cached_property
+    def verdict(self) -> RefusalVerdict:
+        """Whether it opens with a refusal (the paper's measure), and whether it still refuses at its end."""
+        return judge_refusal(self.response)
 
 
 class Share(NamedTuple):
@@ -68,7 +76,7 @@ def answer(
     kept: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[ReplyRow]:
-    """Let each mode answer each prompt, greedily, and judge the replies.
+    """Let each mode answer each prompt, greedily.
 
     Args:
         model: the hardened model.
@@ -82,9 +90,9 @@ def answer(
     Returns:
         The rows by mode, then in the order of the groups and their prompts.
     """
-    rows = {(row.mode, row.group, row.prompt): row for row in read_rows(kept)}
-    wanted = [(mode, group, talk) for mode in modes for group, talks in groups.items() for talk in talks]
-    missing = [item for item in wanted if (item[0], item[1], item[2][-1]["content"]) not in rows]
+    there = _by_question(kept)
+    wanted = _questions(groups, modes)
+    missing = [question for question in wanted if _key(*question) not in there]
     done = len(wanted) - len(missing)
     kept.parent.mkdir(parents=True, exist_ok=True)
     for mode in modes:
@@ -102,27 +110,45 @@ def answer(
             )
             with kept.open("a", encoding="utf-8") as file:
                 for (_, group, talk), reply in zip(batch, replies, strict=True):
-                    verdict = judge_refusal(reply.text)
-                    row = ReplyRow(
-                        group,
-                        talk[-1]["content"],
-                        mode,
-                        reply.text,
-                        verdict.opens,
-                        verdict.holds,
-                        verdict.reason,
-                        reply.safe_weight,
-                    )
-                    rows[mode, group, row.prompt] = row
+                    row = ReplyRow(group, list(talk), mode, reply.text, reply.safe_weight, reply.score)
                     file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
             done += len(batch)
             progress(done, len(wanted))
-    return [rows[mode, group, talk[-1]["content"]] for mode, group, talk in wanted]
+    return read_rows(kept, groups, modes)
 
 
-def read_rows(file: Path) -> list[ReplyRow]:
-    """The rows of a file that :func:`answer` wrote; a last line that was cut off is left out."""
-    return [ReplyRow(**row) for row in read_grown_jsonl(file)]
+def read_rows(
+    kept: Path, groups: Mapping[str, Sequence[Conversation]], modes: Sequence[Mode] = ("base", "mogu")
+) -> list[ReplyRow]:
+    """Those rows of :func:`answer` that its file holds already, in its order.
+
+    Args:
+        kept: the file; no rows if it is not there.
+        groups: conversations by kind.
+        modes: who answers.
+    """
+    there = _by_question(kept)
+    keys = [_key(*question) for question in _questions(groups, modes)]
+    return [there[key] for key in keys if key in there]
+
+
+_Question = tuple[Mode, str, Conversation]
+
+
+def _questions(groups: Mapping[str, Sequence[Conversation]], modes: Sequence[Mode]) -> list[_Question]:
+    return [(mode, group, talk) for mode in modes for group, talks in groups.items() for talk in talks]
+
+
+def _key(mode: Mode, group: str, talk: Conversation) -> str:
+    # All turns: two conversations may end with the same one.
+    return json.dumps([mode, group, [(message["role"], message["content"]) for message in talk]])
+
+
+def _by_question(kept: Path) -> dict[str, ReplyRow]:
+    """The rows of a file; what is no such row counts as not there."""
+    names = {field.name for field in fields(ReplyRow)}
+    rows = [ReplyRow(**row) for row in read_grown_jsonl(kept) if row.keys() == names]
+    return {_key(row.mode, row.group, row.messages): row for row in rows}
 
 
 def refused_shares(rows: Sequence[ReplyRow]) -> dict[str, dict[str, Share]]:
@@ -130,7 +156,7 @@ def refused_shares(rows: Sequence[ReplyRow]) -> dict[str, dict[str, Share]]:
     shares: dict[str, dict[str, Share]] = {}
     for group in dict.fromkeys(row.group for row in rows):
         for mode in dict.fromkeys(row.mode for row in rows):
-            chosen = [row.refused for row in rows if row.group == group and row.mode == mode]
+            chosen = [row.verdict.holds for row in rows if row.group == group and row.mode == mode]
             shares.setdefault(group, {})[mode] = Share.of(sum(chosen), len(chosen))
     return shares
 

@@ -5,8 +5,9 @@ rule of positions. So it does not matter how often or with how many tokens the m
 prefill, drafts that are rejected, no cache at all. Knows nothing of text or of what generation was asked for.
 """
 
+from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +55,71 @@ class _Forward(NamedTuple):
     weights: Tensor  # (layers, batch, seq, 2)
 
 
-class RoutedForwards:
-    """A context in which the model's forwards are routed by position; after it, also by an error, none is.
+class Forwards(ABC):
+    """A context in which hooks stand before and after each forward of the model; after it no token is routed.
+
+    Args:
+        adapter: attached to the model that generates.
+        attention_mask: ``(rows, columns)`` of the prompts, padding (0) on the left.
+        weights: ``(1, 1, 2)`` float32, the weights of every routed token; None for the routers' own.
+    """
+
+    def __init__(self, adapter: Adapter, attention_mask: Tensor, weights: Tensor | None) -> None:
+        self._adapter = adapter
+        self._width = attention_mask.shape[1]
+        self._lengths = attention_mask.sum(1).long()
+        self._padding = self._width - self._lengths  # (rows,)
+        self._given_weights = weights
+        self._hooks: list[RemovableHandle] = []
+
+    def __enter__(self) -> Self:
+        model = self._adapter.model
+        self._adapter.routing.weights = self._given_weights
+        self._hooks = [
+            model.register_forward_pre_hook(self._before, with_kwargs=True),
+            model.register_forward_hook(self._after),
+        ]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        routing = self._adapter.routing
+        routing.routed = routing.weights = None
+
+    @abstractmethod
+    def row_weights(self, columns: list[int], beam_indices: Tensor | None) -> list[tuple[float, float]]:
+        """Per sequence the mean (safe, usable) over layers and the routed ones of its first `columns` tokens."""
+
+    def _before(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        cache = kwargs.get("past_key_values")
+        first = 0 if cache is None else int(cache.get_seq_length())
+        return args, self.before(first, first + kwargs["input_ids"].shape[1], kwargs)
+
+    def _after(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        self.after(output)
+
+    @abstractmethod
+    def before(self, first: int, after: int, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Set the routing of the forward that reads the columns `first` to `after`; its arguments, as they go on."""
+
+    @abstractmethod
+    def after(self, output: Any) -> None:
+        """Look at, and change in place, what the forward gave."""
+
+    def _positions(self, first_column: int, after: int, batch: int) -> Tensor:
+        """``(batch, columns)``, the places of some columns within their rows; negative on padding."""
+        columns = torch.arange(first_column, after, device=self._padding.device)
+        padding = self._padding.repeat_interleave(batch // self._padding.shape[0])
+        return columns - padding[:, None]
+
+
+class RoutedForwards(Forwards):
+    """Token routing: forwards routed by position, with the routers' weights or given ones.
 
     Args:
         adapter: attached to the model that generates.
@@ -76,37 +140,15 @@ class RoutedForwards:
         weights: Tensor | None = None,
         refill: bool = False,
     ) -> None:
-        lengths = attention_mask.sum(1).long()
-        self._adapter = adapter
-        self._width = attention_mask.shape[1]
-        self._padding = self._width - lengths  # (rows,)
-        self._span = RoutedSpan.of_prompts(lengths, routed_tokens, routed_prompt_tokens)
+        super().__init__(adapter, attention_mask, weights)
+        self._span = RoutedSpan.of_prompts(self._lengths, routed_tokens, routed_prompt_tokens)
         # The widest row's span as columns: known without asking the device, so that after it nothing runs.
         self._first = 0 if routed_prompt_tokens is None else self._width - routed_prompt_tokens
         self._end = None if routed_tokens is None else self._width + routed_tokens - 1
-        self._given_weights = weights
         self._refill = refill
         self._read: list[Tensor] = []  # token ids of the forwards so far, kept for a refill only
         self._forwards: list[_Forward] = []
         self._column = 0
-        self._hooks: list[RemovableHandle] = []
-
-    def __enter__(self) -> "RoutedForwards":
-        model, routing = self._adapter.model, self._adapter.routing
-        routing.weights = self._given_weights
-        self._hooks = [
-            model.register_forward_pre_hook(self._before, with_kwargs=True),
-            model.register_forward_hook(self._after),
-        ]
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        routing = self._adapter.routing
-        routing.routed = routing.weights = None
 
     def row_weights(self, columns: list[int], beam_indices: Tensor | None) -> list[tuple[float, float]]:
         """Per row the mean (safe, usable) over its routed tokens, as `TokenWeights.row_means`."""
@@ -144,41 +186,30 @@ class RoutedForwards:
             routed[target[alive], first_column:after] = forward_routed[sources[alive]]
         return TokenWeights(weights, routed)
 
-    def _before(
-        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        input_ids: Tensor = kwargs["input_ids"]
-        cache = kwargs.get("past_key_values")
-        first = 0 if cache is None else int(cache.get_seq_length())
-        after = first + input_ids.shape[1]
+    def before(self, first: int, after: int, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Route the columns that the rule of positions names."""
         if self._refill and self._end is not None:
             if after <= self._end:
-                self._read.append(input_ids)
+                self._read.append(kwargs["input_ids"])
             else:
                 self._adapter.routing.routed = None
-                return args, self._read_again(kwargs) if self._read and cache is not None else kwargs
+                return self._read_again(kwargs) if self._read and first else kwargs
         if after <= self._first or (self._end is not None and first >= self._end):
             self._adapter.routing.routed = None
         else:
             # The layers mix only the columns that the rule may route: of a prompt these are the last few.
             self._column = max(first, self._first)
-            positions = self._positions(self._column, after, input_ids)
+            positions = self._positions(self._column, after, kwargs["input_ids"].shape[0])
             self._adapter.routing.routed = routed_positions(positions, self._span)
-        return args, kwargs
+        return kwargs
 
-    def _after(self, _: nn.Module, __: tuple[Any, ...], ___: Any) -> None:
+    def after(self, output: Any) -> None:
+        """Keep the weights that were used."""
         routed = self._adapter.routing.routed
         if routed is None or self._given_weights is not None:
             return
         if (weights := self._adapter.last_weights()) is not None:
             self._forwards.append(_Forward(self._column, routed, weights))
-
-    def _positions(self, first_column: int, after: int, input_ids: Tensor) -> Tensor:
-        """``(batch, columns)``, the places of some columns within their rows; negative on padding."""
-        batch = input_ids.shape[0]
-        columns = torch.arange(first_column, after, device=input_ids.device)
-        padding = self._padding.repeat_interleave(batch // self._padding.shape[0])
-        return columns - padding[:, None]
 
     def _read_again(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The same forward with everything that came before it in its input, and an empty cache."""
@@ -189,5 +220,6 @@ class RoutedForwards:
             "past_key_values": DynamicCache(config=self._adapter.model.config.get_text_config(decoder=True)),
         }
         if "position_ids" in kwargs:
-            again["position_ids"] = self._positions(0, input_ids.shape[1], input_ids).clamp(min=0)
+            batch, columns = input_ids.shape
+            again["position_ids"] = self._positions(0, columns, batch).clamp(min=0)
         return again

@@ -10,10 +10,12 @@ from mogu.adapter.attach import Adapter
 from mogu.adapter.config import AdapterConfig, PartName
 from mogu.errors import MoguError
 from mogu.generation.forwards import RoutedForwards, TokenWeights
+from mogu.generation.gated import GatedForwards, running_scores
 from mogu.generation.request import Mode, Request, check_prompts, check_request, check_settings
 
-_NEEDED_PARTS: dict[Mode, set[PartName]] = {
-    "mogu": {"safe", "usable", "routers"},
+_NEEDED_PARTS: dict[str, set[PartName]] = {
+    "mogu by token": {"safe", "usable", "routers"},
+    "mogu by sequence": {"safe", "gate"},
     "base": set(),
     "usable": {"usable"},
     "safe": {"safe"},
@@ -30,7 +32,7 @@ class Generated(NamedTuple):
     """
 
     output: Any
-    forwards: RoutedForwards | None
+    forwards: RoutedForwards | GatedForwards | None
 
     def row_weights(self, columns: list[int]) -> list[tuple[float, float]]:
         """Per sequence the mean (safe, usable) over layers and the routed ones of its first `columns` tokens.
@@ -40,6 +42,23 @@ class Generated(NamedTuple):
         if self.forwards is None:
             return [(0.0, 1.0)] * len(columns)
         return self.forwards.row_weights(columns, self.output.get("beam_indices"))
+
+    def row_scores(self, sequences: int) -> list[float | None]:
+        """Per sequence the gate's probability that the reply should be a refusal; None where no gate was asked."""
+        scores = self.forwards.row_scores(sequences) if isinstance(self.forwards, GatedForwards) else None
+        return [None] * sequences if scores is None else list(scores)
+
+
+class Traced(NamedTuple):
+    """How a conversation and its reply are routed.
+
+    Attributes:
+        used: the weights of its tokens.
+        running: of sequence routing, the gate's probability if the text ended at each token.
+    """
+
+    used: TokenWeights
+    running: list[float] | None
 
 
 class RoutedGenerator:
@@ -69,22 +88,23 @@ class RoutedGenerator:
         Raises:
             MoguError: If something is asked for that is not supported, or another generation is running.
         """
-        check_request(request)
-        if missing := _NEEDED_PARTS[request.mode] - set(self._config.parts):
+        config = self._config
+        check_request(request, config.weights)
+        needed = _NEEDED_PARTS[f"mogu by {config.weights}" if request.mode == "mogu" else request.mode]
+        if missing := needed - set(config.parts):
             raise MoguError(
                 f"mode {request.mode!r} needs {', '.join(sorted(missing))}, which the adapter does not hold"
             )
         mask = check_prompts(input_ids, attention_mask, settings.get("past_key_values") is not None)
         model: Any = self._adapter.model
-        check_settings(
-            settings, settings.get("generation_config") or model.generation_config, request.handoff
-        )
+        defaults = settings.get("generation_config") or model.generation_config
+        check_settings(settings, defaults, request.handoff, config.weights)
         # The routing changes between two forwards, which a compiled model would not see.
         settings = {**settings, "attention_mask": mask, "disable_compile": True}
         if not self._running.acquire(blocking=False):
             raise MoguError("the model is generating already: read the stream to its end, or leave it, first")
         try:
-            forwards = self._routed(mask, request)
+            forwards = self._routed(input_ids, mask, request)
             if forwards is None:
                 return Generated(model.generate(input_ids, **settings), None)
             with forwards:
@@ -93,29 +113,50 @@ class RoutedGenerator:
             self._running.release()
 
     @torch.no_grad()
-    def read(self, input_ids: Tensor, prompt_length: int) -> TokenWeights:
+    def read(self, input_ids: Tensor, prompt_length: int) -> Traced:
         """The weights of every token when a prompt and its reply are read in one forward.
 
         Args:
             input_ids: ``(1, columns)``, prompt and reply.
             prompt_length: how many of them are the prompt's.
         """
-        forwards = self._routed(torch.ones_like(input_ids[:, :prompt_length]), Request())
-        if forwards:
+        weights = torch.tensor([0.0, 1.0]).repeat(len(self._adapter.layers), 1, input_ids.shape[1], 1)
+        routed = torch.zeros_like(input_ids, dtype=torch.bool)
+        gate = self._config.gate
+        if gate is not None:
+            running = running_scores(self._adapter, gate, input_ids, prompt_length)
+            above = [score >= gate.threshold for score in running[prompt_length - 1 :]]
+            if any(above):
+                routed[:, prompt_length + above.index(True) :] = True
+                weights[:, routed] = torch.tensor([1.0, 0.0])
+            return Traced(TokenWeights(weights, routed), running)
+        mask = torch.ones_like(input_ids[:, :prompt_length])
+        forwards = self._routed(input_ids[:, :prompt_length], mask, Request())
+        if isinstance(forwards, RoutedForwards):
             with forwards:
                 self._adapter.model(input_ids=input_ids, use_cache=False)
             if used := forwards.token_weights():
-                return used
-        unrouted = torch.tensor([0.0, 1.0]).repeat(len(self._adapter.layers), 1, input_ids.shape[1], 1)
-        return TokenWeights(unrouted, torch.zeros_like(input_ids, dtype=torch.bool))
+                return Traced(used, None)
+        return Traced(TokenWeights(weights, routed), None)
 
-    def _routed(self, mask: Tensor, request: Request) -> RoutedForwards | None:
-        prompt_tokens = self._config.routed_prompt_tokens
-        mask = mask.to(self._adapter.model.device)
-        if variant := _VARIANT_WEIGHTS.get(request.mode):
-            weights = torch.tensor([[variant]], device=mask.device)
-            return RoutedForwards(self._adapter, mask, None, prompt_tokens, weights=weights)
-        m = self._config.routed_tokens if request.routed_tokens is None else request.routed_tokens
-        if request.mode == "base" or m == 0:
+    def _routed(
+        self, input_ids: Tensor, mask: Tensor, request: Request
+    ) -> RoutedForwards | GatedForwards | None:
+        config, mode, mask = self._config, request.mode, mask.to(self._adapter.model.device)
+        m = config.routed_tokens if request.routed_tokens is None else request.routed_tokens
+        if mode == "base" or (mode == "mogu" and config.weights == "token" and m == 0):
             return None
-        return RoutedForwards(self._adapter, mask, m, prompt_tokens, refill=request.handoff == "refill")
+        if mode == "usable" or (mode == "safe" and config.weights == "token"):
+            weights = torch.tensor([[_VARIANT_WEIGHTS[mode]]], device=mask.device)
+            return RoutedForwards(self._adapter, mask, None, config.routed_prompt_tokens, weights=weights)
+        if config.gate is None:
+            refill = request.handoff == "refill"
+            return RoutedForwards(self._adapter, mask, m, config.routed_prompt_tokens, refill=refill)
+        if input_ids.shape != mask.shape:
+            raise MoguError(
+                "sequence routing reads the whole prompt: give all its input_ids beside the cache"
+            )
+        threshold = config.gate.threshold if request.threshold is None else request.threshold
+        return GatedForwards(
+            self._adapter, input_ids, mask, config.gate, None if mode == "safe" else threshold
+        )

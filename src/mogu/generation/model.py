@@ -63,6 +63,7 @@ class MoguModel:
         base: str | Path | None = None,
         dtype: str = "auto",
         device: str | None = None,
+        trust_remote_code: bool = False,
     ) -> "MoguModel":
         """Load an adapter and the model that it was trained on.
 
@@ -71,6 +72,7 @@ class MoguModel:
             base: where the base model is (hub id, folder or GGUF file); by default where it was in training.
             dtype: as `load_model` takes it.
             device: as `load_model` takes it.
+            trust_remote_code: whether code in the base model's repository may run.
 
         Raises:
             MoguError: If either cannot be loaded, or they do not belong together.
@@ -81,6 +83,8 @@ class MoguModel:
             revision=config.base.revision if base is None else None,
             dtype=dtype,
             device=device,
+            chat_template=config.chat_template,
+            trust_remote_code=trust_remote_code,
         )
         adapter, config = load_adapter(Path(folder), loaded.model, loaded.identity, parts=config.parts)
         return cls(loaded.model, loaded.tokenizer, adapter, config)
@@ -93,9 +97,10 @@ class MoguModel:
         mode: Mode = "mogu",
         routed_tokens: int | None = None,
         handoff: Handoff = "reuse",
+        threshold: float | None = None,
         **kwargs: Any,
     ) -> Tensor | ModelOutput:
-        """Generate as the model's own `generate` does, with the first tokens of every row routed.
+        """Generate as the model's own `generate` does, with every row routed.
 
         Args:
             input_ids: ``(rows, columns)``, the prompts, padded on the left.
@@ -105,6 +110,8 @@ class MoguModel:
                 own number by default. Mode `mogu` alone reads it.
             handoff: how the base takes over after them: `reuse` goes on from the KV cache as it is, `refill`
                 reads the prompt and the routed tokens again from scratch. Mode `mogu` alone reads it.
+            threshold: of sequence routing, the probability (0 to 1) from which on a reply is a refusal; the adapter's
+                own by default.
             **kwargs: go on to the model's `generate`.
 
         Returns:
@@ -113,7 +120,7 @@ class MoguModel:
         Raises:
             MoguError: If something is asked for that is not supported, or another generation is running.
         """
-        request = Request(mode, routed_tokens, handoff)
+        request = Request(mode, routed_tokens, handoff, threshold)
         output: Tensor | ModelOutput = self._generator.generate(
             input_ids, attention_mask, request, kwargs
         ).output
@@ -126,6 +133,7 @@ class MoguModel:
         mode: Mode = "mogu",
         routed_tokens: int | None = None,
         handoff: Handoff = "reuse",
+        threshold: float | None = None,
         max_new_tokens: int = 256,
         batch_size: int = 16,
         opener: str = "",
@@ -139,6 +147,7 @@ class MoguModel:
             mode: as `generate` takes it.
             routed_tokens: as `generate` takes it.
             handoff: as `generate` takes it.
+            threshold: as `generate` takes it.
             max_new_tokens: longest reply.
             batch_size: how many are answered at once; they are batched by length.
             opener: beginning of every reply, written by the caller; belongs to the prompt, not to the reply.
@@ -153,7 +162,7 @@ class MoguModel:
         """
         if batch_size < 1:
             raise MoguError(f"batch_size is {batch_size}; give at least 1")
-        request = Request(mode, routed_tokens, handoff)
+        request = Request(mode, routed_tokens, handoff, threshold)
         settings = self._reply_settings(max_new_tokens, generate_kwargs)
         prompts = [encode_chat(self.tokenizer, messages, opener).ids for messages in conversations]
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
@@ -173,6 +182,7 @@ class MoguModel:
         mode: Mode = "mogu",
         routed_tokens: int | None = None,
         handoff: Handoff = "reuse",
+        threshold: float | None = None,
         max_new_tokens: int = 256,
         opener: str = "",
         **generate_kwargs: Any,
@@ -185,7 +195,7 @@ class MoguModel:
         Raises:
             MoguError: As `reply`; what goes wrong while generating is raised by the iteration.
         """
-        request = Request(mode, routed_tokens, handoff)
+        request = Request(mode, routed_tokens, handoff, threshold)
         settings = self._reply_settings(max_new_tokens, generate_kwargs)
         prompt = encode_chat(self.tokenizer, conversation, opener).ids
         criteria = settings.pop("stopping_criteria", None) or []
@@ -215,7 +225,7 @@ class MoguModel:
         if reply is None:
             settings = self._reply_settings(max_new_tokens, {})
             ids = self._generator.generate(ids, None, Request(), settings).output
-        used = self._generator.read(ids, chat.reply_start)
+        used, running = self._generator.read(ids, chat.reply_start)
         return RoutingTrace(
             tokens=[str(self.tokenizer.decode([token])) for token in ids[0].tolist()],
             prompt_length=chat.reply_start,
@@ -223,6 +233,7 @@ class MoguModel:
             safe=used.weights[:, 0, :, SAFE].tolist(),
             usable=used.weights[:, 0, :, USABLE].tolist(),
             routed=used.routed[0].tolist(),
+            gate=running,
         )
 
     def _reply_settings(self, max_new_tokens: int, given: dict[str, Any]) -> dict[str, Any]:
@@ -258,4 +269,8 @@ class MoguModel:
         read = [width + len(row) - 1 for row in rows]
         weights = generated.row_weights(read)
         texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        return [Reply(text, len(row), *used) for text, row, used in zip(texts, rows, weights, strict=True)]
+        scores = generated.row_scores(len(rows))
+        return [
+            Reply(text, len(row), *used, score)
+            for text, row, used, score in zip(texts, rows, weights, scores, strict=True)
+        ]

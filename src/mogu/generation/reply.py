@@ -11,14 +11,17 @@ class Reply:
     Attributes:
         text: what the model wrote (after the opener, if any), without special tokens.
         tokens: how many tokens it wrote, the end token included.
-        safe_weight: mean weight of the safe variant over the routed tokens and layers; 0 when none is routed.
-        usable_weight: the same of the usable variant; 1 when none is routed.
+        safe_weight: mean weight of the safe variant over the routed tokens and layers, 0 when none is routed; of
+            sequence routing the share of the reply that it wrote.
+        usable_weight: the same of the usable variant, 1 when none is routed; of sequence routing the base's share.
+        score: the gate's calibrated probability, 0 to 1, that the reply should be a refusal; None without a gate.
     """
 
     text: str
     tokens: int
     safe_weight: float
     usable_weight: float
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class RoutingTrace:
         safe: ``[layers][tokens]``, weights of the safe variant; 0 where a token is not routed.
         usable: the same of the usable variant; 1 where a token is not routed.
         routed: for each token, whether it is routed.
+        gate: of sequence routing, for each token the gate's probability if the text ended there.
     """
 
     tokens: list[str]
@@ -40,6 +44,7 @@ class RoutingTrace:
     safe: list[list[float]]
     usable: list[list[float]]
     routed: list[bool]
+    gate: list[float] | None = None
 
 
 def written_length(tokens: Sequence[int], end_ids: Collection[int], pad_id: int) -> int:

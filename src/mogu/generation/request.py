@@ -9,7 +9,7 @@ from torch import Tensor
 from mogu.errors import MoguError
 
 Mode = Literal["mogu", "base", "usable", "safe"]
-"""mogu: routed tokens, then the base; base: no routing; usable, safe: that variant to the reply's end."""
+"""mogu: routed; base: no routing; usable, safe: that variant to the reply's end."""
 
 Handoff = Literal["reuse", "refill"]
 """After the routed tokens the base goes on from the KV cache, or reads everything again (the paper's way)."""
@@ -25,7 +25,8 @@ _REFUSED: dict[str, str] = {
     "use_mtp": "give assistant_model or prompt_lookup_num_tokens instead",
     "token_healing": "it changes the prompt",
 }
-_REFUSED_WITH_REFILL = ("past_key_values", "assistant_model", "prompt_lookup_num_tokens")
+_DRAFTS = ("assistant_model", "prompt_lookup_num_tokens")
+_REFUSED_WITH_REFILL = ("past_key_values", *_DRAFTS)
 _CACHES = (None, "dynamic", "static")
 
 
@@ -34,17 +35,23 @@ class Request(NamedTuple):
 
     Attributes:
         mode: who answers.
-        routed_tokens: m, how many reply tokens are sampled from routed logits; None for the adapter's number.
-        handoff: how the base takes over after them.
+        routed_tokens: of token routing m, how many reply tokens are sampled from routed logits; None for the adapter's.
+        handoff: of token routing, how the base takes over after them.
+        threshold: of sequence routing, the probability from which on a reply is a refusal; None for the adapter's.
     """
 
     mode: Mode = "mogu"
     routed_tokens: int | None = None
     handoff: Handoff = "reuse"
+    threshold: float | None = None
 
 
-def check_request(request: Request) -> None:
-    """Check the values that types do not hold back.
+def check_request(request: Request, weights: Literal["token", "sequence"]) -> None:
+    """Check the values that types do not hold back, and that they belong to the way of routing.
+
+    Args:
+        request: what is asked.
+        weights: how the adapter routes.
 
     Raises:
         MoguError: If one is not allowed; the message lists what is.
@@ -55,6 +62,15 @@ def check_request(request: Request) -> None:
     m = request.routed_tokens
     if m is not None and (isinstance(m, bool) or not isinstance(m, int) or m < 0):
         raise MoguError(f"routed_tokens is {m!r}; give a whole number from 0 (0 is the base model)")
+    threshold = request.threshold
+    if threshold is not None and not (isinstance(threshold, int | float) and 0 <= threshold <= 1):
+        raise MoguError(f"threshold is {threshold!r}; give a probability from 0 (refuse all) to 1")
+    if weights == "sequence" and (m is not None or request.handoff != "reuse"):
+        raise MoguError(
+            "routed_tokens and handoff belong to token routing; this adapter routes whole replies"
+        )
+    if weights == "token" and threshold is not None:
+        raise MoguError("threshold belongs to sequence routing; this adapter routes token by token")
 
 
 def check_prompts(input_ids: object, attention_mask: Tensor | None, has_cache: bool) -> Tensor:
@@ -91,13 +107,19 @@ def check_prompts(input_ids: object, attention_mask: Tensor | None, has_cache: b
     return attention_mask
 
 
-def check_settings(settings: Mapping[str, Any], generation_config: object, handoff: Handoff) -> None:
+def check_settings(
+    settings: Mapping[str, Any],
+    generation_config: object,
+    handoff: Handoff,
+    weights: Literal["token", "sequence"],
+) -> None:
     """Check the arguments that go on to `generate`.
 
     Args:
         settings: the keyword arguments.
         generation_config: where those that are not given come from.
         handoff: what the base will do.
+        weights: how the adapter routes.
 
     Raises:
         MoguError: At the first one that is refused; the message says why, or what to give instead.
@@ -116,6 +138,14 @@ def check_settings(settings: Mapping[str, Any], generation_config: object, hando
     if cache not in _CACHES:
         raise MoguError(
             f"cache_implementation {cache!r} is not supported; give dynamic, static or a cache object"
+        )
+    if weights == "sequence" and (drafts := [name for name in _DRAFTS if given(name) is not None]):
+        raise MoguError(
+            f"{drafts[0]} is not supported with sequence routing: drafts would be read before the gate decides"
+        )
+    if weights == "sequence" and (given("num_beams") or 1) > 1 and given("use_cache") is False:
+        raise MoguError(
+            "beams with sequence routing need the cache, which says how they move: leave use_cache on"
         )
     if handoff == "refill":
         clashing = [name for name in _REFUSED_WITH_REFILL if given(name) is not None]

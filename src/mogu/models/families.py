@@ -96,14 +96,12 @@ class Projection:
         layer: Index of the decoder layer, from 0.
         in_features: Size of what it reads: heads times head size, not always the hidden size.
         out_features: The hidden size.
-        fan_in_fan_out: Whether the weight is stored (in, out), as transformers' Conv1D does.
     """
 
     name: str
     layer: int
     in_features: int
     out_features: int
-    fan_in_fan_out: bool
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
@@ -162,16 +160,15 @@ def find_projections(model: PreTrainedModel, path: str | None = None) -> list[Pr
 class _Linear(NamedTuple):
     in_features: int
     out_features: int
-    fan_in_fan_out: bool
 
 
 def _linear(module: nn.Module) -> _Linear | None:
     """Read a linear-like module's sizes; quantised ones are known by their two attributes."""
     if isinstance(module, Conv1D):
-        return _Linear(module.nx, module.nf, True)
+        return _Linear(module.nx, module.nf)
     sizes = getattr(module, "in_features", None), getattr(module, "out_features", None)
     if isinstance(sizes[0], int) and isinstance(sizes[1], int):
-        return _Linear(sizes[0], sizes[1], False)
+        return _Linear(sizes[0], sizes[1])
     return None
 
 

@@ -7,7 +7,7 @@ import io
 import json
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,10 @@ class ModelIdentity(BaseModel):
     """Which model it is: what an adapter remembers of its base.
 
     Attributes:
-        name: Hub id or path, as the user gave it.
+        name: Hub id, or the absolute path of a local model.
         revision: Commit hash on the hub; None for a local path.
-        fingerprint: Hash of the weights files' content, the same under any folder name and loading dtype.
+        fingerprint: Hash of the weights files' sizes and content, of large files a sample (`Source.fingerprint`); the
+            same under any folder name and loading dtype, another one for the same weights in other files.
         model_type: The model type of its configuration.
     """
 
@@ -70,7 +71,7 @@ def load_model(
     revision: str | None = None,
     dtype: str = "auto",
     device: str | None = None,
-    chat_template: Path | None = None,
+    chat_template: Path | str | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load a decoder-only language model and its tokenizer.
@@ -80,7 +81,7 @@ def load_model(
         revision: Branch, tag or commit on the hub.
         dtype: One of `DTYPES`; "auto" is float32 on a CPU, else the checkpoint's own.
         device: Where it goes, as in "cuda:0"; by default an accelerator if there is one.
-        chat_template: A jinja file to use in place of the tokenizer's template.
+        chat_template: What to use in place of the tokenizer's template: a jinja file, or the template's text.
         trust_remote_code: Whether code in the checkpoint may run.
 
     Raises:
@@ -110,7 +111,7 @@ def load_model(
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise MoguError(f"cannot load {name}: {reason}") from error
     identity = ModelIdentity(
-        name=str(name),
+        name=str(name) if source.revision else str(Path(name).expanduser().absolute()),
         revision=source.revision,
         fingerprint=source.fingerprint(),
         model_type=model.config.model_type,
@@ -130,16 +131,23 @@ def _device(device: str | None) -> torch.device:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Hold back the loaders' progress bars and warnings; what is wrong is raised or checked instead."""
+    """Hold back the loaders' warnings; what is wrong is raised or checked instead."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        # The bar over GGUF tensors has no switch.
-        with redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+
+
+def _without_bars() -> AbstractContextManager[Any]:
+    """Hold back the bars over weights, of which that over GGUF tensors has no switch.
+
+    Around the weights alone: what this package itself has to say of a model is to be seen.
+    """
+    return redirect_stderr(io.StringIO())
 
 
 def _raw_config(source: Source) -> dict[str, Any]:
@@ -157,7 +165,7 @@ def _load(
     *,
     dtype: str,
     device: torch.device,
-    chat_template: Path | None,
+    chat_template: Path | str | None,
     trust_remote_code: bool,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -173,9 +181,10 @@ def _load(
         _require_decoder(AutoConfig.from_pretrained(source.folder, **options), name, trust_remote_code)
     # Before the weights: a missing tokenizer is known in no time.
     tokenizer = load_tokenizer(source, name, chat_template=chat_template, trust_remote_code=trust_remote_code)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        source.folder, dtype=dtype, device_map=device, output_loading_info=True, **options
-    )
+    with _without_bars():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.folder, dtype=dtype, device_map=device, output_loading_info=True, **options
+        )
     return _complete(loaded, name), tokenizer
 
 
@@ -185,19 +194,20 @@ def _load_baichuan(
     *,
     dtype: str,
     device: torch.device,
-    chat_template: Path | None,
+    chat_template: Path | str | None,
     trust_remote_code: bool,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     config = baichuan.llama_config(_raw_config(source))
     tokenizer = load_baichuan_tokenizer(source, name, chat_template=chat_template)
-    loaded: Any = LlamaForCausalLM.from_pretrained(
-        None,
-        config=config,
-        state_dict=baichuan.llama_state(source.weights, config.vocab_size),
-        dtype=dtype,
-        device_map=device,
-        output_loading_info=True,
-    )
+    with _without_bars():
+        loaded: Any = LlamaForCausalLM.from_pretrained(
+            None,
+            config=config,
+            state_dict=baichuan.llama_state(source.weights, config.vocab_size),
+            dtype=dtype,
+            device_map=device,
+            output_loading_info=True,
+        )
     model = _complete(loaded, name)
     if (source.folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(source.folder)

@@ -36,7 +36,8 @@ class Source:
         return self.weights[0] if self.weights[0].suffix == ".gguf" else None
 
     def fingerprint(self) -> str:
-        """Hash the content: sha256 over the size and 64 evenly spread blocks of 64 KiB of each file."""
+        """Hash the content: sha256 over the size and all of each file, or 64 evenly spread blocks of 64 KiB of a
+        file that is larger than these."""
         digest = hashlib.sha256()
         for path in self.weights:
             size = path.stat().st_size

@@ -24,14 +24,14 @@ _TOKENIZER_FILES = (
 
 
 def load_tokenizer(
-    source: Source, name: str, *, chat_template: Path | None = None, trust_remote_code: bool = False
+    source: Source, name: str, *, chat_template: Path | str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
     """Load a checkpoint's tokenizer and complete it.
 
     Args:
         source: The checkpoint's files.
         name: What the user called the model; decides the chat template where the checkpoint has none.
-        chat_template: A jinja file to use in place of whatever template the checkpoint has.
+        chat_template: A jinja file, or the template's text, in place of whatever template the checkpoint has.
         trust_remote_code: Whether code in the checkpoint may run.
 
     Raises:
@@ -46,7 +46,7 @@ def load_tokenizer(
 
 
 def load_baichuan_tokenizer(
-    source: Source, name: str, *, chat_template: Path | None = None
+    source: Source, name: str, *, chat_template: Path | str | None = None
 ) -> PreTrainedTokenizerBase:
     """Load Baichuan's SentencePiece model as a Llama tokenizer that adds no special tokens.
 
@@ -70,7 +70,7 @@ def load_baichuan_tokenizer(
 
 
 def complete_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, name: str, chat_template: Path | None
+    tokenizer: PreTrainedTokenizerBase, name: str, chat_template: Path | str | None
 ) -> PreTrainedTokenizerBase:
     """Give a tokenizer what it lacks for batches of chats; see `load_tokenizer` for the arguments.
 
@@ -84,7 +84,9 @@ def complete_tokenizer(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-    if chat_template is not None:
+    if isinstance(chat_template, str):
+        tokenizer.chat_template = chat_template
+    elif chat_template is not None:
         try:
             tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

@@ -21,6 +21,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from mogu.adapter.attach import Adapter
 from mogu.errors import TrainingDivergedError
 from mogu.training.settings import TrainingSettings
 from mogu.training.stage import Stage
@@ -29,6 +30,16 @@ T = TypeVar("T")
 
 Progress = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
+
+
+RATE_TIMES_WIDTH = 1.152
+"""Learning rate times the width of the layer: 2e-3 at the width 576 where it was found. An update of Adam moves a
+layer's output in proportion to rate and width, so wider models learn at a smaller rate."""
+
+
+def rate_at_width(adapter: Adapter) -> float:
+    """The learning rate at which parts of an adapter are trained where no other is asked for."""
+    return RATE_TIMES_WIDTH / next(iter(adapter.layers.values())).safe.A.shape[1]
 
 
 class _Batches(Dataset[list[int]]):

@@ -2,71 +2,32 @@
 
 import hashlib
 import json
-import logging
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 
-from mogu.adapter.attach import Adapter, attach, upper_layers
-from mogu.adapter.config import AdapterConfig, package_versions
+from mogu.adapter.attach import attach, upper_layers
+from mogu.adapter.config import AdapterConfig, PartName, package_versions
 from mogu.adapter.folder import check_target, save_adapter
 from mogu.adapter.router import Router
 from mogu.corpus import corpus_requests
+from mogu.data.mixture import mixture
 from mogu.data.pairs import balanced, wrap_share
 from mogu.data.requests import Label, Request, Split
 from mogu.data.sources import read_requests
 from mogu.errors import MoguError
 from mogu.files import write_atomic
 from mogu.models import LoadedModel, Projection, find_projections, load_model
-from mogu.training.calibration import calibrate
-from mogu.training.loop import train_stage
-from mogu.training.preparation import base_replies, encode_requests, record_examples
+from mogu.training.gate_reading import with_noise
+from mogu.training.preparation import encode_requests
 from mogu.training.recording import Recorder
-from mogu.training.router_fit import fit_routers
+from mogu.training.run import Run, StageProgress
+from mogu.training.sequence_routing import train_sequence_routing
 from mogu.training.settings import TrainingSettings
-from mogu.training.stage import (
-    Example,
-    RouterStage,
-    SafeStage,
-    Stage,
-    UsableStage,
-    gradient_checkpointing,
-)
-
-log = logging.getLogger(__name__)
-
-StageProgress = Callable[[str, int, int], None]
-"""Called with the name of a stage, the steps done and the steps in all."""
-
-RATE_TIMES_WIDTH = 1.152
-"""Learning rate times the width of the layer: 2e-3 at the width 576 where it was found. An update of Adam moves a
-layer's output in proportion to rate and width, so wider models learn at a smaller rate."""
-
-REPLY_BATCH = 32
-"""Prompts at a time when the base writes its own replies: decoding gains more from large batches than training."""
-
-
-@dataclass
-class _Run:
-    """What the stages share: where unfinished work lies, who hears of progress, and how long each stage took."""
-
-    work: Path
-    progress: StageProgress
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[Callable[[int, int], None]]:
-        start = time.perf_counter()
-        yield lambda done, total: self.progress(name, done, total)
-        self.seconds[name] = round(time.perf_counter() - start, 1)
+from mogu.training.token_routing import train_token_routing
 
 
 def train(
@@ -109,7 +70,7 @@ def train(
     """
     check_target(output)
     requests = {split: _requests(split, settings, malicious, benign) for split in ("train", "validation")}
-    run = _Run(output.with_name(output.name + ".training"), progress)
+    run = Run(output.with_name(output.name + ".training"), progress)
     with run.stage("load model"):
         loaded = load_model(
             model,
@@ -126,7 +87,7 @@ def train_loaded(
     output: Path,
     settings: TrainingSettings,
     requests: dict[str, list[Request]],
-    run: _Run,
+    run: Run,
     projection: str | None = None,
 ) -> Path:
     """The stages of :func:`train` on a model that is loaded already; it is left unwrapped."""
@@ -142,20 +103,33 @@ def train_loaded(
             # Small steps vanish in bfloat16: what is trained is kept in float32 at least.
             part.to(torch.promote_types(loaded.model.dtype, torch.float32))
     try:
-        metrics = _train_parts(
-            loaded, adapter, Recorder(loaded.model, places[0].layer), settings, requests, run
-        )
+        rows = [*requests["train"], *requests["validation"]]
+        prompts = encode_requests(loaded.tokenizer, with_noise(rows, loaded.tokenizer, settings.seed))
+        recorder = Recorder(loaded.model, places[0].layer)
+        count = len(requests["train"])
+        parts: list[PartName] = ["safe", "usable", "routers"]
+        gate = None
+        if settings.routing == "sequence":
+            parts = ["safe", "gate"]
+            gate, metrics = train_sequence_routing(loaded, adapter, recorder, prompts, count, settings, run)
+        else:
+            metrics = train_token_routing(loaded, adapter, recorder, prompts, count, settings, run)
         versions = package_versions()
         config = AdapterConfig(
             mogu_version=versions["mogu"],
             base=loaded.identity,
-            parts=["safe", "usable", "routers"],
+            parts=parts,
+            chat_template=loaded.tokenizer.get_chat_template(),
             projections=list(adapter.layers),
             rank=settings.rank,
             lora_alpha=settings.lora_alpha,
+            weights=settings.routing,
             routed_tokens=settings.routed_tokens,
             routed_prompt_tokens=settings.routed_prompt_tokens,
+            gate=gate,
             training=settings.model_dump(),
+            dtype=str(loaded.model.dtype).removeprefix("torch."),
+            projection=projection,
             versions=versions,
             metrics={**metrics, "seconds": run.seconds},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -165,124 +139,6 @@ def train_loaded(
         adapter.detach()
     shutil.rmtree(run.work)
     return output
-
-
-def _train_parts(
-    loaded: LoadedModel,
-    adapter: Adapter,
-    recorder: Recorder,
-    settings: TrainingSettings,
-    requests: dict[str, list[Request]],
-    run: _Run,
-) -> dict[str, Any]:
-    """Train all parts of the adapter in place; the metrics of every stage by its name."""
-    prompts = encode_requests(loaded.tokenizer, [*requests["train"], *requests["validation"]])
-    benign = [prompt for prompt in prompts if prompt.request.label == "benign"]
-    with run.stage("base replies") as step:
-        kept = run.work / "replies.jsonl"
-        glad = base_replies(
-            recorder, loaded.tokenizer, benign, settings.reply_tokens, REPLY_BATCH, kept, step
-        )
-    with gradient_checkpointing(adapter) if settings.gradient_checkpointing else nullcontext():
-        with run.stage("record activations") as step:
-            examples = record_examples(recorder, loaded.tokenizer, prompts, glad, settings, step)
-        return _train_stages(adapter, recorder, examples, len(requests["train"]), settings, run)
-
-
-def _train_stages(
-    adapter: Adapter,
-    recorder: Recorder,
-    examples: list[Example],
-    count: int,
-    settings: TrainingSettings,
-    run: _Run,
-) -> dict[str, Any]:
-    """Train the parts one after the other on the first ``count`` examples; the others are for validation."""
-    training, validation = list(range(count)), list(range(count, len(examples)))
-    routers = RouterStage(adapter, recorder, examples, settings)
-    metrics: dict[str, Any] = {}
-    if settings.router_start == "fit" and not _finished(run.work, "routers"):
-        with run.stage("fit routers") as step:
-            fit_routers(adapter, routers, training, step)
-    width_rate = RATE_TIMES_WIDTH / next(iter(adapter.layers.values())).safe.A.shape[1]
-    variants = {"safe": SafeStage, "usable": UsableStage}
-    for name, kind in variants.items():
-        stage = kind(adapter, recorder, examples, settings)
-        metrics[name] = _stage(
-            name,
-            stage,
-            _first_of_each_label(examples, training, settings),
-            validation,
-            settings.variant_epochs,
-            settings.variant_learning_rate or width_rate,
-            run,
-        )
-    metrics["routers"] = _stage(
-        "routers",
-        routers,
-        training,
-        validation,
-        settings.router_epochs,
-        settings.router_learning_rate or width_rate,
-        run,
-    )
-    with run.stage("calibrate") as step:
-        best, *others = calibrate(adapter, routers, validation, settings.benign_refusal_budget, step)
-    metrics["operating_point"] = best._asdict()
-    metrics["operating_points"] = [list(point) for point in sorted([best, *others])]
-    if best.newly_refused > settings.benign_refusal_budget:
-        log.warning(
-            "no router offset keeps newly refused benign requests within %.3f; the best gives %.3f",
-            settings.benign_refusal_budget,
-            best.newly_refused,
-        )
-    return metrics
-
-
-def _stage(
-    name: str,
-    stage: Stage,
-    training: list[int],
-    validation: list[int],
-    epochs: int,
-    learning_rate: float,
-    run: _Run,
-) -> dict[str, Any]:
-    """Train one stage, or read its finished parts; its metrics."""
-    parts, facts = run.work / f"{name}.safetensors", run.work / f"{name}.json"
-    if _finished(run.work, name):
-        stage.load_state_dict(load_file(parts))
-        return json.loads(facts.read_text(encoding="utf-8"))
-    with run.stage(name) as step:
-        metrics = train_stage(
-            stage,
-            training=[row for row in training if stage.takes(stage.examples[row])],
-            validation=[row for row in validation if stage.takes(stage.examples[row])],
-            epochs=epochs,
-            learning_rate=learning_rate,
-            settings=stage.settings,
-            folder=run.work / name,
-            progress=step,
-        )
-    write_atomic(facts, json.dumps(metrics))
-    write_atomic(parts, save(stage.state_dict()))  # last: its presence says that the stage is finished
-    return metrics
-
-
-def _first_of_each_label(
-    examples: Sequence[Example], rows: Sequence[int], settings: TrainingSettings
-) -> list[int]:
-    """The rows that the variants learn from; the requests of a label are in random order."""
-    labels = (True, False)
-    return [
-        row
-        for label in labels
-        for row in [row for row in rows if examples[row].malicious == label][: settings.variant_requests]
-    ]
-
-
-def _finished(work: Path, name: str) -> bool:
-    return (work / f"{name}.safetensors").exists()
 
 
 def _requests(
@@ -303,8 +159,11 @@ def _requests(
             raise MoguError(
                 f"{source} leaves no {label} request for {split}; give at least 20 different ones"
             )
-        picked = balanced(available, counts[label], settings.seed)
-        chosen += wrap_share(picked, settings.wrapped_share, split, settings.seed)
+        if settings.routing == "sequence":
+            chosen += mixture(available, label, split, counts[label], settings.seed)
+        else:
+            picked = balanced(available, counts[label], settings.seed)
+            chosen += wrap_share(picked, settings.wrapped_share, split, settings.seed)
     return chosen
 
 

@@ -13,7 +13,7 @@ from mogu.chat import encode_chat
 from mogu.data.pairs import importance_of, opener_to, refusal_to
 from mogu.data.requests import Request
 from mogu.files import read_grown_jsonl
-from mogu.training.loop import Progress
+from mogu.training.loop import Progress, batches_of
 from mogu.training.recording import Recorder
 from mogu.training.settings import TrainingSettings
 from mogu.training.stage import Example
@@ -81,6 +81,99 @@ def base_replies(
                 file.write(json.dumps({"id": prompt.request.id, "ids": row[:length]}) + "\n")
         progress(start + len(batch), len(ordered))
     return replies
+
+
+BEGUN_TOKENS = {"start": (0, 0), "opener": (1, 8), "middle": (9, 64)}
+"""Where the safe variant must be able to begin: tokens of the base's reply before it, by place (at least, at most)."""
+
+PLACES = ("start", "opener", "start", "middle")
+"""Where each request's refusal begins, in turn."""
+
+REPLY_BATCH = 32
+"""Prompts at a time when the base writes its own replies: decoding gains more from large batches than training."""
+
+
+def begun_replies(
+    recorder: Recorder,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    settings: TrainingSettings,
+    work: Path,
+    progress: Progress,
+) -> list[list[int]]:
+    """What the base has already said when the refusal of each prompt begins: nothing, an opener, or more.
+
+    Args:
+        recorder: of the base, or of the wrapped model with routing off.
+        tokenizer: its tokenizer.
+        prompts: of both labels.
+        settings: the seed.
+        work: a folder that takes the base's replies as they are done.
+        progress: called after each batch.
+
+    Returns:
+        For each prompt the token ids, without an end token.
+    """
+    rng = random.Random(settings.seed)
+    places = [PLACES[index % len(PLACES)] for index in range(len(prompts))]
+    begun: list[list[int]] = [[] for _ in prompts]
+    waiting = {place: [i for i, at in enumerate(places) if at == place] for place in ("opener", "middle")}
+    done, total = 0, sum(map(len, waiting.values()))
+    for place, rows in waiting.items():
+        least, most = BEGUN_TOKENS[place]
+        replies = base_replies(
+            recorder,
+            tokenizer,
+            [prompts[row] for row in rows],
+            most,
+            REPLY_BATCH,
+            work / f"replies-{place}.jsonl",
+            lambda some, _, done=done: progress(done + some, total),  # type: ignore[misc]
+        )
+        done += len(rows)
+        for row in rows:
+            reply = replies[prompts[row].request.id][:-1]  # the last token may be the end
+            begun[row] = reply[: rng.randint(least, most)]
+    return begun
+
+
+@torch.no_grad()
+def record_refusals(
+    recorder: Recorder,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    begun: Sequence[list[int]],
+    break_ids: list[int],
+    settings: TrainingSettings,
+    progress: Progress,
+) -> list[Example]:
+    """Examples whose only reply is a refusal, behind what the base has already said, in the order of the prompts.
+
+    Args:
+        recorder: of the wrapped model, with routing off.
+        tokenizer: encodes refusals.
+        prompts: of both labels.
+        begun: token ids of what the base has said.
+        break_ids: what stands between that and the refusal.
+        settings: the seed of the wordings, the batch size.
+        progress: called after each batch.
+    """
+    heads, refusals = [], []
+    for prompt, said in zip(prompts, begun, strict=True):
+        rng = random.Random(f"{settings.seed}/{prompt.request.id}/{prompt.request.text}")
+        refusal = [*_encode(tokenizer, refusal_to(prompt.request, rng)), tokenizer.eos_token_id]
+        heads.append([*prompt.ids, *said])
+        refusals.append([*break_ids, *refusal] if said else refusal)
+    routed = None if settings.gradient_checkpointing else settings.routed_prompt_tokens
+    order = sorted(range(len(prompts)), key=lambda row: len(heads[row]))
+    examples: dict[int, Example] = {}
+    for rows in batches_of(order, settings.batch_size):
+        records = recorder.record([heads[row] for row in rows], [(refusals[row],) for row in rows], routed)
+        for row, record in zip(rows, records, strict=True):
+            malicious = prompts[row].request.label == "malicious"
+            examples[row] = Example(heads[row], (refusals[row],), malicious, record)
+        progress(len(examples), len(order))
+    return [examples[row] for row in range(len(prompts))]
 
 
 @torch.no_grad()

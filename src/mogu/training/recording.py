@@ -10,8 +10,8 @@ routed, as in the paper). Two things are recorded, both without gradient:
 A training step then runs the upper layers over the suffix only. Nothing here knows a loss.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -142,6 +142,45 @@ class Recorder:
         return [Record(prefix, rows) for prefix, rows in zip(kept, hidden, strict=True)]
 
     @torch.no_grad()
+    def hidden(
+        self, prompts: Sequence[Sequence[int]], starts: Sequence[int], layers: Sequence[int]
+    ) -> list[Tensor]:
+        """The outputs of some decoder layers; layers above them are not computed.
+
+        Args:
+            prompts: token ids of each prompt; best of like lengths.
+            starts: for each prompt, from which of its tokens on.
+            layers: indices of the decoder layers.
+
+        Returns:
+            For each prompt ``(layers, tokens, features)``, on the model's device.
+        """
+        rows = [list(prompt) for prompt in prompts]
+        shared = min(_shared_start(rows), *starts) if self._takes_gaps() else 0
+        caught: dict[int, Tensor] = {}
+
+        def catch(index: int) -> Callable[[nn.Module, Any, Any], None]:
+            def keep(_: nn.Module, __: Any, output: Any) -> None:
+                caught[index] = output[0] if isinstance(output, tuple) else output
+                if index == max(layers):
+                    raise _StopForward
+
+            return keep
+
+        hooks = [self.layers[index].register_forward_hook(catch(index)) for index in layers]
+        try:
+            self._read(rows, PrefixLayout.of([len(row) for row in rows], shared))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        # What was caught last is what follows the shared start, padded on the left.
+        stacked = torch.stack([caught[index] for index in layers], dim=1)
+        return [
+            stacked[row, :, stacked.shape[2] - (len(prompt) - start) :]
+            for row, (prompt, start) in enumerate(zip(prompts, starts, strict=True))
+        ]
+
+    @torch.no_grad()
     def begin(self, prompts: Sequence[Sequence[int]]) -> Beginning:
         """Prompts ready for the base to generate from, with what all of them begin with read once."""
         shared = _shared_start([list(prompt[:-1]) for prompt in prompts]) if self._takes_gaps() else 0
@@ -161,14 +200,14 @@ class Recorder:
         device = self.model.device
         if layout.shared:
             ids = torch.tensor([prefixes[0][: layout.shared]], device=device)
-            self._decoder()(input_ids=ids, past_key_values=cache, use_cache=True)
+            self._forward(input_ids=ids, past_key_values=cache, use_cache=True)
             cache.batch_repeat_interleave(len(prefixes))
         rests = [prefix[layout.shared :] for prefix in prefixes]
         if any(rests):
             ids, _ = pad(rests, left=True)
             mask = layout.mask()
             positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, layout.shared :]
-            self._decoder()(
+            self._forward(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 position_ids=positions.to(device),
@@ -217,13 +256,11 @@ class Recorder:
             hooks.append(self.layers[self.first_layer - 1].register_forward_hook(see_output))
         inputs = suffix_inputs(suffixes, layout)
         try:
-            self._decoder()(
+            self._forward(
                 **{k: v.to(self.model.device) for k, v in inputs.items()},
                 past_key_values=cache,
                 use_cache=cache is not None,
             )
-        except _StopForward:
-            pass
         finally:
             for hook in hooks:
                 hook.remove()
@@ -232,8 +269,10 @@ class Recorder:
                 layer.crop(layout.width - layer.get_seq_length())  # type: ignore[union-attr]
         return caught[0]
 
-    def _decoder(self) -> nn.Module:
-        return self.model.get_decoder()
+    def _forward(self, **inputs: Any) -> None:
+        """Run the decoder, up to where a hook ends it."""
+        with suppress(_StopForward):
+            self.model.get_decoder()(**inputs)
 
     def cache(self, prefixes: Sequence[Prefix]) -> DynamicCache | None:
         """A fresh cache that holds the prefixes, padded on the left; None when all are empty."""

@@ -12,19 +12,27 @@ class TrainingSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    routing: Literal["sequence", "token"] = Field(
+        "sequence",
+        description="sequence: a gate decides once for a reply, which is the base's or the safe variant's; "
+        "token: each layer's router weighs both variants for every token (paper)",
+    )
+
     # Data.
-    malicious_requests: int = Field(800, ge=8, description="malicious requests trained on (paper: 300)")
-    benign_requests: int = Field(800, ge=8, description="benign requests trained on (paper: 300)")
+    malicious_requests: int = Field(750, ge=8, description="malicious requests trained on (paper: 300)")
+    benign_requests: int = Field(850, ge=8, description="benign requests trained on (paper: 300)")
     variant_requests: int | None = Field(
         160,
         ge=8,
         description="of each label, those that the variants learn from; null: all (paper). Routers use all",
     )
     wrapped_share: float = Field(
-        0.12, ge=0, le=1, description="share of the requests put into frames (paper: none)"
+        0.12, ge=0, le=1, description="token routing: share of the requests put into frames (paper: none)"
     )
-    reply_tokens: int = Field(16, ge=2, description="tokens of the base's own reply to a benign request")
-    validation_requests: int = Field(112, ge=8, description="validation requests of each label")
+    reply_tokens: int = Field(
+        16, ge=2, description="token routing: tokens of the base's own reply to a benign request"
+    )
+    validation_requests: int = Field(160, ge=8, description="validation requests of each label")
 
     # Layer.
     rank: int = Field(8, ge=1, description="LoRA rank of each variant (paper: 8)")
@@ -36,9 +44,11 @@ class TrainingSettings(BaseModel):
     )
 
     # Routing rule.
-    routed_tokens: int = Field(24, ge=1, description="m: reply tokens sampled from routed logits (paper: 5)")
+    routed_tokens: int | None = Field(
+        None, ge=1, description="m: reply tokens sampled from routed logits (paper: 5); null: the whole reply"
+    )
     routed_prompt_tokens: int | None = Field(
-        1, ge=1, description="last prompt tokens that are routed; null: all (paper: all)"
+        0, ge=0, description="last prompt tokens that are routed; null: all (paper: all)"
     )
 
     # Variants.
@@ -72,11 +82,14 @@ class TrainingSettings(BaseModel):
     router_distance: Literal["l1", "squared"] = Field(
         "l1", description="distance in the router loss (paper: l1)"
     )
-    benign_refusal_budget: float = Field(
-        0.03,
+    benign_refusal_budget: float | None = Field(
+        0.01,
         ge=0,
         le=1,
-        description="share of benign validation requests that may newly begin with a refusal",
+        description="share of benign requests that may be refused; null: no calibration (paper)",
+    )
+    look_alike_refusal_budget: float = Field(
+        0.06, ge=0, le=1, description="sequence routing: share of benign look-alikes that may be refused"
     )
 
     # Loop.
@@ -95,6 +108,21 @@ class TrainingSettings(BaseModel):
             raise ValueError("router_start='fit' needs router_form='folded': three maps have no unique fit")
         return self
 
+    @model_validator(mode="after")
+    def _settings_of_one_way_of_routing(self) -> Self:
+        if self.routing == "sequence":
+            if (self.routed_tokens, self.routed_prompt_tokens) != (None, 0):
+                raise ValueError("routed_tokens and routed_prompt_tokens belong to routing='token'")
+            if self.variant_objective == "ratio":
+                raise ValueError("variant_objective='ratio' belongs to routing='token'")
+            if self.benign_refusal_budget is None:
+                raise ValueError("routing='sequence' needs a benign_refusal_budget")
+        elif self.routed_tokens is None:
+            raise ValueError("routing='token' needs routed_tokens: try 24, or 5 as in the paper")
+        elif self.routed_prompt_tokens == 0:
+            raise ValueError("routing='token' needs routed_prompt_tokens of 1 or more: the last one decides")
+        return self
+
     @classmethod
     def preset(cls, name: str) -> Self:
         """The settings of a named preset.
@@ -109,7 +137,18 @@ class TrainingSettings(BaseModel):
 
 PRESETS: dict[str, dict[str, object]] = {
     "default": {},
+    # The best that was found for routers of single tokens.
+    "token": {
+        "routing": "token",
+        "malicious_requests": 800,
+        "benign_requests": 800,
+        "validation_requests": 112,
+        "routed_tokens": 24,
+        "routed_prompt_tokens": 1,
+        "benign_refusal_budget": 0.03,
+    },
     "paper": {
+        "routing": "token",
         "malicious_requests": 300,
         "benign_requests": 300,
         "wrapped_share": 0.0,
@@ -125,16 +164,15 @@ PRESETS: dict[str, dict[str, object]] = {
         "router_start": "random",
         "router_learning_rate": 5e-4,
         "weigh_by_kind": False,
-        "benign_refusal_budget": 1.0,
+        "benign_refusal_budget": None,
         "batch_size": 8,
     },
     # What CI affords twice: the default's method on a quarter of the data.
     "quick": {
-        "malicious_requests": 128,
-        "benign_requests": 128,
-        "variant_requests": 64,
-        "validation_requests": 32,
-        "reply_tokens": 10,
+        "malicious_requests": 300,
+        "benign_requests": 340,
+        "variant_requests": 48,
+        "validation_requests": 60,
         "evaluations": 2,
     },
 }

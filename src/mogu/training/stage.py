@@ -24,7 +24,7 @@ from mogu.training.settings import TrainingSettings
 
 
 class ReplyKind(IntEnum):
-    """The two replies that every example has, in the order of their recordings."""
+    """The replies that an example may have, in the order of their recordings."""
 
     REFUSAL = 0
     GLAD = 1
@@ -36,14 +36,15 @@ class Example:
 
     Attributes:
         prompt: its token ids, up to where the reply begins.
-        replies: token ids of the refusal and of the glad reply, by :class:`ReplyKind`.
+        replies: token ids of the refusal and, where routers or the usable variant learn, of the glad reply, by
+            :class:`ReplyKind`.
         malicious: its label.
         record: what the base computed of it.
         importance: how much it counts for the routers.
     """
 
     prompt: list[int]
-    replies: tuple[list[int], list[int]]
+    replies: tuple[list[int], ...]
     malicious: bool
     record: Record
     importance: float = 1.0
@@ -53,12 +54,14 @@ class Example:
         """The reply that the request should get."""
         return ReplyKind.REFUSAL if self.malicious else ReplyKind.GLAD
 
-    def shortened(self, tokens: int) -> "Example":
-        """The same example with at most ``tokens`` tokens of each reply."""
-        refusal, glad = (reply[:tokens] for reply in self.replies)
+    def shortened(self, tokens: int | None) -> "Example":
+        """The same example with at most ``tokens`` tokens of each reply; None keeps all."""
+        if tokens is None:
+            return self
+        replies = tuple(reply[:tokens] for reply in self.replies)
         columns = len(self.prompt) - self.record.prefix.length + tokens - 1
         hidden = [states[:columns] for states in self.record.hidden]
-        return replace(self, replies=(refusal, glad), record=replace(self.record, hidden=hidden))
+        return replace(self, replies=replies, record=replace(self.record, hidden=hidden))
 
 
 class Reading(NamedTuple):
@@ -145,11 +148,14 @@ class Stage(nn.Module, ABC):
         routed = torch.zeros(len(batch), width, dtype=torch.bool)
         hidden = states[0].new_zeros(len(batch), width, states[0].shape[-1])
         for row, (start, reply) in enumerate(zip(starts, replies, strict=True)):
-            labels[row, start - 1 : start - 1 + len(reply)] = torch.tensor(reply)
+            # With no prompt token routed, the reply's first token is not predicted here but given.
+            targets = reply if start else reply[1:]
+            begin = max(0, start - 1)
+            labels[row, begin : begin + len(targets)] = torch.tensor(targets)
             first_routed = 0 if routed_prompt is None else max(0, start - routed_prompt)
             routed[row, first_routed : start - 1 + len(reply)] = True
             hidden[row, : len(suffixes[row])] = states[row]
-        first = min(starts) - 1  # the first column whose prediction counts
+        first = max(0, min(starts) - 1)  # the first column whose prediction counts
         device = model.device
         cache = recorder.cache([example.record.prefix for example in batch])
         with _routed_as(adapter.routing, routed.to(device), weights), recorder.replay(hidden.to(device)):
@@ -161,7 +167,7 @@ class Stage(nn.Module, ABC):
             ).logits
             used = adapter.last_weights()
         assert used is not None
-        ends = torch.tensor(starts, device=device) - 1 - first
+        ends = (torch.tensor(starts, device=device) - 1 - first).clamp(min=0)
         return Reading(
             reply_cross_entropy(logits, labels[:, first:].to(device)),
             used,

@@ -1,0 +1,77 @@
+"""What the gate learns from: every kind of conversation that it will meet, and each style under both labels.
+
+Direct requests, requests in frames of all families, chats and their crescendos, documents, system messages. A
+malicious request in an innocent frame stays malicious, a benign one in a jailbreak frame benign: no style by itself
+means anything. Pure functions of a seed; knows no tokens.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mogu.chat import Message
+from mogu.corpus import (
+    corpus_conversations,
+    corpus_documents,
+    corpus_systems,
+    corpus_wrappers,
+)
+from mogu.data.pairs import balanced, wrap
+from mogu.data.requests import Label, Request, Split
+
+SHARES: dict[Label, dict[str, float]] = {
+    "malicious": {"jailbreak_frame": 0.22, "innocent_frame": 0.04, "noise": 0.03, "conversation": 0.12},
+    "benign": {
+        "jailbreak_frame": 0.12,
+        "innocent_frame": 0.08,
+        "noise": 0.02,
+        "conversation": 0.14,
+        "document": 0.012,
+    },
+}
+"""How many of a label's rows are of each kind; the rest are direct requests."""
+
+SYSTEM_SHARE = 0.08
+"""Rows that get one of the harmless system messages, under either label."""
+
+LONGEST_WRAPPED = 400
+"""Characters of a request that is put into a frame."""
+
+
+def mixture(requests: Sequence[Request], label: Label, split: Split, count: int, seed: int) -> list[Request]:
+    """About ``count`` conversations of one label, shuffled.
+
+    Args:
+        requests: direct requests of that label and split, the corpus's or the user's.
+        label: theirs.
+        split: whose frames, chats, documents and system messages are used.
+        count: how many in all; fewer where the sources end.
+        seed: of every choice.
+    """
+    rng = random.Random(f"{seed}/{label}/{split}")
+    shares = SHARES[label]
+    counts = {kind: round(count * share) for kind, share in shares.items()}
+    short = [request for request in requests if len(request.text) <= LONGEST_WRAPPED]
+    rows = balanced(requests, count - sum(counts.values()), seed)
+    for kind in ("jailbreak", "innocent"):
+        frames = corpus_wrappers(kind, split)  # type: ignore[arg-type]
+        chosen = balanced(short, counts[f"{kind}_frame"], seed + 1)
+        shuffled = rng.sample(frames, len(frames))
+        rows += [wrap(request, shuffled[i % len(shuffled)]) for i, request in enumerate(chosen)]
+    rows += [replace(request, group="noise") for request in balanced(short, counts["noise"], seed + 2)]
+    rows += balanced(corpus_conversations(label, split), counts["conversation"], seed)
+    if label == "benign":
+        rows += balanced(corpus_documents(split), counts["document"], seed)
+    systems = corpus_systems(split)
+    rows = [
+        _with_system(row, rng.choice(systems)) if systems and rng.random() < SYSTEM_SHARE else row
+        for row in rows
+    ]
+    rng.shuffle(rows)
+    return rows
+
+
+def _with_system(request: Request, text: str) -> Request:
+    if request.messages[0]["role"] == "system":
+        return request
+    return replace(request, messages=[Message(role="system", content=text), *request.messages])

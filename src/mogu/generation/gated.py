@@ -1,0 +1,254 @@
+"""Sequence routing of one generation: each row is the base, or from some reply token on the safe variant.
+
+The base reads the prompt in its ordinary prefill, and at the prompt's end the gate its hidden states there. A row below
+the threshold is the base, token for token. A row at or above it switches: its next token is the first one of a refusal,
+by a finite bias on the logits, and it is the safe variant from that token on. While the reply is written, a second gate
+reads it and may switch the row there; a reply that has begun is left with a paragraph break. Where a row switches is a
+position, and everything else a rule of positions, so that beams, sampling, padding and chunked prefill need no case of
+their own. Knows nothing of text.
+"""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from mogu.adapter.attach import Adapter
+from mogu.adapter.config import GateConfig
+from mogu.adapter.gate import Gate
+from mogu.adapter.layer import SAFE
+from mogu.generation.forwards import Forwards
+from mogu.generation.rule import RoutedSpan, routed_positions
+from mogu.models import decoder_layers
+
+FORCED = 30.0
+"""Added to the logits of the tokens that a switch begins with, in nats: all the probability, in the model's shares."""
+
+NEVER = torch.iinfo(torch.int64).max - 1
+"""The position at which a row switches that does not."""
+
+
+class GatedForwards(Forwards):
+    """Forwards of a generation in which rows switch from the base to the safe variant.
+
+    Args:
+        adapter: attached to the model that generates.
+        input_ids: ``(rows, columns)``, the prompts.
+        attention_mask: the same shape, padding (0) on the left.
+        config: the marks of turns, the break and what refusals begin with.
+        threshold: a row whose score is at or above it switches; None switches all rows at once, and nothing is read.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        config: GateConfig,
+        threshold: float | None,
+    ) -> None:
+        weights = torch.zeros(1, 1, 2, device=attention_mask.device)
+        weights[..., SAFE] = 1.0
+        super().__init__(adapter, attention_mask, weights)
+        self._config = config
+        self._threshold = threshold
+        rows = [row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True)]
+        marks, device = config.marks, self._padding.device
+        self._reading = torch.tensor([marks.reading_start(row) for row in rows], device=device)
+        self._begun = torch.tensor([marks.is_begun(row) for row in rows], device=device)
+        self._columns = (0, 0)  # the first and the one after the last that the forward reads
+        self._hidden: dict[int, Tensor] = {}
+        self._prompt_scores: list[Tensor] = []
+        self._reply_scores: list[Tensor] = []
+        self._switch: Tensor | None = None  # (batch,) position whose logits begin the refusal
+        self._any_switched = False
+        self._forcing_until = 0  # in columns from this one on no row begins its refusal
+        self._probability: Tensor | None = None
+        self._followed: Any = None
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        if self._threshold is not None:
+            layers = decoder_layers(self._adapter.model)
+            gates = [gate for gate in (self._adapter.gate, self._adapter.reply_gate) if gate is not None]
+            for index in sorted({index for gate in gates for index in gate.layers}):
+                self._hooks.append(layers[index].register_forward_hook(_keep_into(self._hidden, index)))
+        return self
+
+    def row_weights(self, columns: list[int], beam_indices: Tensor | None) -> list[tuple[float, float]]:
+        """Per sequence the share of its reply that the safe variant wrote, and the share of the base.
+
+        With beams a switch in mid-reply does not count: the sequence has come from several rows.
+        """
+        if self._switch is None:
+            return [(0.0, 1.0)] * len(columns)
+        copies = len(columns) // self._padding.shape[0]
+        padding = self._padding.repeat_interleave(copies).tolist()
+        switched = self._of_sequences(self._switch, len(columns))
+        weights = []
+        for end, position, pad in zip(columns, switched, padding, strict=True):
+            begins = self._width if position == NEVER else position + pad + 1  # as a column
+            if position == NEVER or (beam_indices is not None and begins > self._width):
+                weights.append((0.0, 1.0))
+                continue
+            share = max(0, end + 1 - begins) / max(1, end + 1 - self._width)
+            weights.append((share, 1 - share))
+        return weights
+
+    def row_scores(self, sequences: int) -> list[float] | None:
+        """The gate's calibrated probability for each sequence, the highest of its reply; None if it was not asked."""
+        if self._probability is None:
+            return None
+        return self._of_sequences(self._probability, sequences)
+
+    def before(self, first: int, after: int, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Route what switched rows have written."""
+        self._columns = (first, after)
+        self._adapter.routing.routed = None
+        if self._switch is not None and self._any_switched:
+            positions = self._positions(first, after, kwargs["input_ids"].shape[0])
+            span = RoutedSpan(self._switch + 1, torch.full_like(self._switch, NEVER))
+            self._adapter.routing.routed = routed_positions(positions, span)
+        if self._adapter.reply_gate is not None:
+            self._follow(kwargs.get("past_key_values"))
+        return kwargs
+
+    def after(self, output: Any) -> None:
+        """Ask the gates, and begin the refusals of rows that switch."""
+        batch = output.logits.shape[0]
+        if self._switch is None:
+            self._read_prompt(batch)
+        elif self._adapter.reply_gate is not None and self._threshold is not None:
+            self._read_reply(self._adapter.reply_gate, batch)
+        first, after = self._columns
+        if self._switch is not None and max(first, self._width - 1) < self._forcing_until:
+            self._force(output, self._positions(after - output.logits.shape[1], after, batch))
+
+    def _read_prompt(self, batch: int) -> None:
+        """Once the prompt is read to its end, decide on each row."""
+        lengths = self._lengths.repeat_interleave(batch // self._lengths.shape[0])
+        gate = self._adapter.gate
+        if gate is None or self._threshold is None:
+            self._switch_rows(torch.full_like(lengths, NEVER), torch.ones_like(lengths).bool(), lengths - 1)
+            return
+        self._prompt_scores.append(gate.token_scores([self._hidden[index] for index in gate.layers]))
+        if self._columns[1] < self._width:
+            return
+        scores = torch.cat(self._prompt_scores, dim=2)
+        start = self._reading.repeat_interleave(batch // self._reading.shape[0])
+        # A cache that the caller gave holds the columns before.
+        read = self._positions(self._width - scores.shape[2], self._width, batch) >= start[:, None]
+        self._probability = torch.sigmoid(gate(scores, read.to(scores.device))).to(start.device)
+        flagged = self._probability >= self._threshold
+        self._switch_rows(torch.full_like(lengths, NEVER), flagged, lengths - 1)
+
+    def _read_reply(self, gate: Gate, batch: int) -> None:
+        """Score what the forward read of the replies, and switch rows whose reply turns harmful."""
+        first, after = self._columns
+        seen = self._width + sum(scores.shape[2] for scores in self._reply_scores)
+        if after <= seen:
+            return
+        new = [self._hidden[index][:, seen - first :] for index in gate.layers]
+        self._reply_scores.append(gate.token_scores(new))
+        scores = torch.cat(self._reply_scores, dim=2)
+        everything = torch.ones(scores.shape[1:3], dtype=torch.bool, device=scores.device)
+        assert self._switch is not None and self._probability is not None and self._threshold is not None
+        probability = torch.sigmoid(gate(scores, everything)).to(self._probability.device)
+        unswitched = self._switch == NEVER
+        self._probability = torch.where(
+            unswitched, torch.maximum(self._probability, probability), self._probability
+        )
+        last = self._positions(after - 1, after, batch)[:, 0]
+        self._switch_rows(self._switch, unswitched & (probability >= self._threshold), last)
+
+    def _switch_rows(self, before: Tensor, flagged: Tensor, positions: Tensor) -> None:
+        self._switch = torch.where(flagged, positions, before)
+        if bool(flagged.any()):
+            self._any_switched = True
+            self._forcing_until = max(self._columns[1], self._width) + len(self._config.break_ids)
+
+    def _force(self, output: Any, positions: Tensor) -> None:
+        """Raise the logits, at ``positions`` ``(batch, seq)``, of the tokens that a refusal begins with."""
+        assert self._switch is not None
+        copies = positions.shape[0] // self._lengths.shape[0]
+        lengths, begun = (rows.repeat_interleave(copies) for rows in (self._lengths, self._begun))
+        begun = begun | (self._switch >= lengths)
+        step = positions - self._switch[:, None]  # 0 where the row switches
+        logits = output.logits
+        for index, token in enumerate(self._config.break_ids):
+            logits[..., token] += FORCED * (begun[:, None] & (step == index)).to(logits)
+        starts = torch.tensor(self._config.refusal_starts, device=logits.device)
+        first = step == begun[:, None] * len(self._config.break_ids)
+        logits[..., starts] += FORCED * first[..., None].to(logits)
+
+    def _follow(self, cache: Any) -> None:
+        """Reorder the rows' state with the cache: beams move rows between two forwards."""
+        if cache is None or cache is self._followed:
+            return
+        self._followed = cache
+        reorder = cache.reorder_cache
+
+        def reorder_all(rows: Tensor) -> Any:
+            if self._switch is not None:
+                self._switch = self._switch[rows]
+                self._probability = None if self._probability is None else self._probability[rows]
+                self._reply_scores = [scores[:, rows] for scores in self._reply_scores]
+            return reorder(rows)
+
+        cache.reorder_cache = reorder_all
+
+    def _of_sequences(self, values: Tensor, sequences: int) -> list[Any]:
+        """One value for each returned sequence: those of a prompt stand together, as its rows do."""
+        each = values.shape[0] // self._padding.shape[0]
+        return values[::each].repeat_interleave(sequences // self._padding.shape[0]).tolist()
+
+
+@torch.no_grad()
+def running_scores(
+    adapter: Adapter, config: GateConfig, input_ids: Tensor, prompt_length: int
+) -> list[float]:
+    """What the gates would say if the text ended at each token: how the probability grows along a conversation.
+
+    Args:
+        adapter: with its gate.
+        input_ids: ``(1, columns)``, prompt and reply.
+        prompt_length: how many of them are the prompt's.
+
+    Returns:
+        A probability for each token; 0 before the gate begins to read.
+    """
+    gate, reply_gate = adapter.gate, adapter.reply_gate
+    assert gate is not None
+    hidden: dict[int, Tensor] = {}
+    layers = decoder_layers(adapter.model)
+    hooks = [
+        layers[index].register_forward_hook(_keep_into(hidden, index))
+        for index in {*gate.layers, *(reply_gate.layers if reply_gate else ())}
+    ]
+    try:
+        adapter.model(input_ids=input_ids, use_cache=False, logits_to_keep=1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    start = config.marks.reading_start(input_ids[0, :prompt_length].tolist())
+    running = [0.0] * start
+    for reader, first, last in (
+        (gate, start, prompt_length),
+        (reply_gate, prompt_length, input_ids.shape[1]),
+    ):
+        if reader is None:
+            running += running[-1:] * (last - first)
+            continue
+        scores = reader.token_scores([hidden[index][:, first:last] for index in reader.layers])
+        for end in range(1, last - first + 1):
+            read = torch.ones(1, end, dtype=torch.bool, device=scores.device)
+            running.append(float(torch.sigmoid(reader(scores[:, :, :end], read))[0]))
+    return running
+
+
+def _keep_into(hidden: dict[int, Tensor], index: int) -> Callable[[nn.Module, Any, Any], None]:
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        hidden[index] = output[0] if isinstance(output, tuple) else output
+
+    return keep

@@ -1,0 +1,83 @@
+"""What the stages of one training share: unfinished work on disk, progress, times, and stages that resume."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save
+
+from mogu.files import write_atomic
+from mogu.training.loop import train_stage
+from mogu.training.stage import Stage
+
+StageProgress = Callable[[str, int, int], None]
+"""Called with the name of a stage, the steps done and the steps in all."""
+
+
+@dataclass
+class Run:
+    """Where unfinished work lies, who hears of progress, and how long each stage took.
+
+    Attributes:
+        work: the folder of unfinished work.
+        progress: hears of every step.
+        seconds: by the name of each stage.
+    """
+
+    work: Path
+    progress: StageProgress
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[int, int], None]]:
+        """Time what happens within, and give the function that hears of its steps."""
+        start = time.perf_counter()
+        yield lambda done, total: self.progress(name, done, total)
+        self.seconds[name] = round(time.perf_counter() - start, 1)
+
+    def finished(self, name: str) -> bool:
+        """Whether the parts of a stage were trained to the end, in this process or one that was killed."""
+        return (self.work / f"{name}.safetensors").exists()
+
+    def train(
+        self,
+        name: str,
+        stage: Stage,
+        training: list[int],
+        validation: list[int],
+        epochs: int,
+        learning_rate: float,
+    ) -> dict[str, Any]:
+        """Train a stage, or read its finished parts; its metrics.
+
+        Args:
+            name: of the stage, and of its files.
+            stage: what to train.
+            training: indices of its training examples; those that it does not take are left out.
+            validation: the same for validation.
+            epochs: passes over the training examples.
+            learning_rate: at the start.
+        """
+        parts, facts = self.work / f"{name}.safetensors", self.work / f"{name}.json"
+        if self.finished(name):
+            stage.load_state_dict(load_file(parts))
+            metrics: dict[str, Any] = json.loads(facts.read_text(encoding="utf-8"))
+            return metrics
+        with self.stage(name) as step:
+            metrics = train_stage(
+                stage,
+                training=[row for row in training if stage.takes(stage.examples[row])],
+                validation=[row for row in validation if stage.takes(stage.examples[row])],
+                epochs=epochs,
+                learning_rate=learning_rate,
+                settings=stage.settings,
+                folder=self.work / name,
+                progress=step,
+            )
+        write_atomic(facts, json.dumps(metrics))
+        write_atomic(parts, save(stage.state_dict()))  # last: its presence says that the stage is finished
+        return metrics

@@ -1,0 +1,193 @@
+"""Sequence routing: the safe variant, trained where it acts, and the gate that says when."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors.torch import load_file, save
+
+from mogu.adapter.attach import Adapter
+from mogu.adapter.config import GateConfig
+from mogu.adapter.gate import Gate
+from mogu.corpus import corpus_refusals
+from mogu.data.pairs import importance_of
+from mogu.files import write_atomic
+from mogu.models import LoadedModel
+from mogu.training.gate_calibration import apply_calibration, calibrate_gate, is_look_alike
+from mogu.training.gate_fit import fit_gate, out_of_fold
+from mogu.training.gate_reading import choose_layers, read_conversations
+from mogu.training.loop import rate_at_width
+from mogu.training.preparation import Prompt, begun_replies, record_refusals
+from mogu.training.recording import Recorder
+from mogu.training.run import Run
+from mogu.training.settings import TrainingSettings
+from mogu.training.stage import SafeStage, gradient_checkpointing
+from mogu.turns import TurnMarks
+
+PARAGRAPH = "\n\n"
+"""Between a reply that had begun and the refusal that follows it."""
+
+COMMON_START = 0.1
+"""Share of a language's refusals that must begin with a token for a switch to raise it."""
+
+SAFE_VALIDATION = 32
+"""Validation requests of each label on which the safe variant's checkpoint is chosen."""
+
+FOLDS = 3
+"""Gates that are fitted for calibration, each without a part of the rows."""
+
+
+class SequenceRouting(NamedTuple):
+    """What training gives beside the adapter's tensors.
+
+    Attributes:
+        config: how the gate decides.
+        metrics: of every stage by its name.
+    """
+
+    config: GateConfig
+    metrics: dict[str, Any]
+
+
+def train_sequence_routing(
+    loaded: LoadedModel,
+    adapter: Adapter,
+    recorder: Recorder,
+    prompts: Sequence[Prompt],
+    count: int,
+    settings: TrainingSettings,
+    run: Run,
+) -> SequenceRouting:
+    """Train the safe variant in place and give the adapter its gate.
+
+    Args:
+        loaded: the base.
+        adapter: attached to it.
+        recorder: of the base.
+        prompts: of training and validation, a mixture of all kinds.
+        count: how many of them, from the first on, are for training.
+        settings: how to train.
+        run: the run.
+    """
+    training, validation = list(prompts[:count]), list(prompts[count:])
+    marks = TurnMarks.of(loaded.tokenizer)
+    metrics: dict[str, Any] = {
+        "safe": _train_safe(loaded, adapter, recorder, training, validation, settings, run)
+    }
+    gate, layers, threshold, metrics["gate"] = _train_gate(
+        recorder, marks, training, validation, settings, run
+    )
+    adapter.gate = gate
+    config = GateConfig(
+        layers=layers,
+        threshold=threshold,
+        marks=marks,
+        break_ids=loaded.tokenizer(PARAGRAPH, add_special_tokens=False)["input_ids"],
+        refusal_starts=refusal_starts(loaded),
+    )
+    return SequenceRouting(config, metrics)
+
+
+def refusal_starts(loaded: LoadedModel) -> list[int]:
+    """The token ids that the corpus's refusals commonly begin with, in all its languages.
+
+    A piece of a word in Latin letters does not count: in another language it may begin anything.
+    """
+    starts: set[int] = set()
+    for texts in corpus_refusals().values():
+        first: Counter[int] = Counter()
+        for text in texts:
+            encoding = loaded.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            end = encoding["offset_mapping"][0][1]
+            if not text[:end].isascii() or not text[end : end + 1].isalpha():
+                first[encoding["input_ids"][0]] += 1
+        starts |= {token for token, times in first.items() if times >= COMMON_START * len(texts)}
+    return sorted(starts)
+
+
+def _train_safe(
+    loaded: LoadedModel,
+    adapter: Adapter,
+    recorder: Recorder,
+    training: list[Prompt],
+    validation: list[Prompt],
+    settings: TrainingSettings,
+    run: Run,
+) -> dict[str, Any]:
+    """Train the safe variant at a reply's start, after a few tokens of the base's reply, and in its middle."""
+    shares = (settings.variant_requests, SAFE_VALIDATION)
+    chosen = [
+        _some_of_each_label(rows, most) for rows, most in zip((training, validation), shares, strict=True)
+    ]
+    prompts = [*chosen[0], *chosen[1]]
+    with run.stage("base replies") as step:
+        begun = begun_replies(recorder, loaded.tokenizer, prompts, settings, run.work, step)
+    with gradient_checkpointing(adapter) if settings.gradient_checkpointing else nullcontext():
+        with run.stage("record activations") as step:
+            break_ids = loaded.tokenizer(PARAGRAPH, add_special_tokens=False)["input_ids"]
+            examples = record_refusals(recorder, loaded.tokenizer, prompts, begun, break_ids, settings, step)
+        return run.train(
+            "safe",
+            SafeStage(adapter, recorder, examples, settings),
+            list(range(len(chosen[0]))),
+            list(range(len(chosen[0]), len(prompts))),
+            settings.variant_epochs,
+            settings.variant_learning_rate or rate_at_width(adapter),
+        )
+
+
+def _some_of_each_label(prompts: list[Prompt], most: int | None) -> list[Prompt]:
+    """The first ones of each label; the requests of a label are in random order."""
+    return [
+        prompt
+        for label in ("malicious", "benign")
+        for prompt in [prompt for prompt in prompts if prompt.request.label == label][:most]
+    ]
+
+
+def _train_gate(
+    recorder: Recorder,
+    marks: TurnMarks,
+    training: list[Prompt],
+    validation: list[Prompt],
+    settings: TrainingSettings,
+    run: Run,
+) -> tuple[Gate, list[int], float, dict[str, Any]]:
+    """The calibrated gate, the layers that it reads, its threshold and its metrics."""
+    parts, facts = run.work / "gate.safetensors", run.work / "gate.json"
+    device = recorder.model.device
+    features = recorder.model.config.get_text_config(decoder=True).hidden_size
+    if run.finished("gate"):
+        found = json.loads(facts.read_text(encoding="utf-8"))
+        gate = Gate(features, found["layers"]).to(device)
+        gate.load_state_dict(load_file(parts))
+        return gate, found["layers"], found["threshold"], found["metrics"]
+    with run.stage("choose layers") as step:
+        direct = [prompt for prompt in validation if not prompt.request.group]
+        layers, separable = choose_layers(recorder, marks, direct, settings.seed, step)
+    rows = [*training, *validation]
+    with run.stage("read conversations") as step:
+        importance = [importance_of(prompt.request) if settings.weigh_by_kind else 1.0 for prompt in rows]
+        readings = read_conversations(recorder, marks, rows, importance, layers, step)
+    malicious = np.array([reading.malicious for reading in readings])
+    assert settings.benign_refusal_budget is not None  # the settings see to it
+    with run.stage("calibrate") as step:
+        logits = out_of_fold(readings, layers, FOLDS, settings.seed, device, step)
+        calibration = calibrate_gate(
+            logits,
+            malicious,
+            is_look_alike([prompt.request.kind for prompt in rows], malicious),
+            settings.benign_refusal_budget,
+            settings.look_alike_refusal_budget,
+        )
+    with run.stage("fit gate") as step:
+        gate = fit_gate(readings, layers, settings.seed, device, step)
+        apply_calibration(gate, calibration)
+    metrics = {"separability": separable, **calibration.figures}
+    found = {"layers": layers, "threshold": calibration.threshold, "metrics": metrics}
+    write_atomic(facts, json.dumps(found))
+    write_atomic(parts, save(gate.state_dict()))
+    return gate, layers, calibration.threshold, metrics

@@ -1,0 +1,64 @@
+"""Where the turns of a prompt lie in its token ids, by the marks that a chat template writes between them.
+
+For prompts that arrive as ids, without the conversation that they were made of. Knows ids only.
+"""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+from transformers import PreTrainedTokenizerBase
+
+from mogu.chat import Message, encode_chat
+from mogu.errors import MoguError
+
+
+class TurnMarks(BaseModel):
+    """The token ids that a chat template writes around texts; empty where it writes none.
+
+    Attributes:
+        preamble: before the first user's text, when the conversation has no system message.
+        border: between an assistant's text and the next user's.
+        header: between the last user's text and the reply.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preamble: list[int]
+    border: list[int]
+    header: list[int]
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "TurnMarks":
+        """The marks of a tokenizer's chat template."""
+        first = Message(role="user", content="one")
+        single = encode_chat(tokenizer, [first])
+        if not single.spans:
+            return cls(preamble=[], border=[], header=[])
+        span = single.spans[0]
+        border: list[int] = []
+        try:
+            talk = [first, Message(role="assistant", content="two"), Message(role="user", content="three")]
+            double = encode_chat(tokenizer, talk)
+            if len(double.spans) == 3:
+                border = double.ids[double.spans[1].stop : double.spans[2].start]
+        except MoguError:  # a template for a single turn
+            pass
+        return cls(preamble=single.ids[: span.start], border=border, header=single.ids[span.stop :])
+
+    def reading_start(self, ids: Sequence[int]) -> int:
+        """Where the gate begins to read a prompt: after the last assistant's turn, or after the template's preamble.
+
+        What came before acts on the later hidden states, which have attended to it. A system message that a caller
+        wrote is read.
+        """
+        if self.border:
+            border = self.border
+            for start in range(len(ids) - len(border), -1, -1):
+                if ids[start] == border[0] and list(ids[start : start + len(border)]) == border:
+                    return min(start + len(border), len(ids) - 1)
+        begins = len(self.preamble) < len(ids) and list(ids[: len(self.preamble)]) == self.preamble
+        return len(self.preamble) if begins else 0
+
+    def is_begun(self, ids: Sequence[int]) -> bool:
+        """Whether the prompt ends with the beginning of a reply that the caller wrote."""
+        return bool(self.header) and list(ids[-len(self.header) :]) != self.header

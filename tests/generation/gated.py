@@ -1,0 +1,145 @@
+"""A tiny model hardened by sequence routing, and the written procedure that its generation must equal."""
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mogu.adapter.attach import attach, new_gates
+from mogu.adapter.config import AdapterConfig, GateConfig
+from mogu.adapter.gate import HEADS, WINDOW, Gate
+from mogu.generation import MoguModel
+from mogu.models import ModelIdentity, find_projections
+from mogu.turns import TurnMarks
+from tests.generation.hardened import NEW, RANK
+from tests.tiny import tiny_model, tiny_tokenizer
+
+HEADER = [60, 61]
+BORDER = [70, 71]
+PREAMBLE = [50, 51]
+BREAK = [33, 34]
+STARTS = [11, 22, 44]
+
+# One ends with a reply that has begun, one holds an earlier turn, one begins with the template's preamble.
+PROMPTS = [
+    [5, 9, 17, 40, 8, 77, *HEADER],
+    [31, 7, 200, *HEADER, 90],
+    [12, 90, 3, *BORDER, 5, 6, 99, 150, 44, *HEADER],
+    [*PREAMBLE, 8, 14, 15, 92, 65, 35, 89, 79, 3, 23, 84, 62, 64, *HEADER],
+]
+
+
+@cache
+def gated(family: str = "llama", reply_gate: bool = False) -> MoguModel:
+    """A float64 model with a random gate, whose threshold some of the prompts reach; kept: nothing changes it."""
+    model = tiny_model(family)
+    projections = find_projections(model)
+    count = len(projections)
+    gate = GateConfig(
+        layers=[0, count - 1],
+        reply_layers=[count - 1] if reply_gate else [],
+        threshold=0.5,
+        marks=TurnMarks(preamble=PREAMBLE, border=BORDER, header=HEADER),
+        break_ids=BREAK,
+        refusal_starts=STARTS,
+    )
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(7)
+        adapter = attach(model, projections[1:], rank=RANK, lora_alpha=RANK)
+        for layer in adapter.layers.values():
+            layer.safe.B.normal_(std=0.7)
+        new_gates(adapter, gate)
+        for reader in (adapter.gate, adapter.reply_gate):
+            for probe in reader.probes if reader else ():
+                probe.vectors.normal_(std=0.1)
+                probe.offsets.normal_(std=0.3)
+    adapter.freeze()
+    config = AdapterConfig(
+        mogu_version="0",
+        base=ModelIdentity(name=family, revision=None, fingerprint="0", model_type=model.config.model_type),
+        parts=["safe", "gate", "reply_gate"] if reply_gate else ["safe", "gate"],
+        projections=list(adapter.layers),
+        rank=RANK,
+        lora_alpha=RANK,
+        weights="sequence",
+        routed_prompt_tokens=0,
+        gate=gate,
+        training={},
+        versions={},
+        metrics={},
+        created="2025-01-01",
+    )
+    return MoguModel(model, tiny_tokenizer(), adapter, config)
+
+
+class Written(NamedTuple):
+    """What the written procedure gives: ids of the reply, logits ``(tokens, vocab)``, the prompt's score."""
+
+    tokens: list[int]
+    logits: Tensor
+    score: float
+
+
+def score_by_hand(gate: Gate, hidden: list[Tensor]) -> float:
+    """The formula in words: `hidden` holds, for each layer, the states ``(tokens, features)`` that are read."""
+    logit = gate.bias.item()
+    for layer, probe, states in zip(range(len(hidden)), gate.probes, hidden, strict=True):
+        rows = [row / row.square().mean().sqrt() for row in states]
+        scores = torch.stack([probe.vectors @ row + probe.offsets for row in rows])
+        queries, values, peaks = (scores[:, HEADS * i : HEADS * (i + 1)] for i in range(3))
+        window, last = scores[:, -2], scores[:, -1]
+        attention = sum((queries[:, h].softmax(0) * values[:, h]).sum() for h in range(HEADS))
+        width = min(WINDOW, len(rows))
+        highest = max(window[i : i + width].mean() for i in range(len(rows) - width + 1))
+        pooled = torch.stack([attention, highest, peaks.max(0).values.sum(), last[-1]]) + probe.bias
+        logit += (pooled * gate.mix[layer]).sum().item()
+    return 1 / (1 + torch.exp(torch.tensor(-logit, dtype=torch.float64)).item())
+
+
+def reading_start(prompt: list[int]) -> int:
+    ends = [i + 2 for i in range(len(prompt) - 1) if prompt[i : i + 2] == BORDER]
+    return ends[-1] if ends else 2 * (prompt[:2] == PREAMBLE)
+
+
+@torch.no_grad()
+def by_hand(mogu: MoguModel, prompt: list[int], threshold: float = 0.5, new: int = NEW) -> Written:
+    """Greedy decoding of one row that reads the whole sequence anew for every token."""
+    adapter = mogu.adapter
+    ids = list(prompt)
+    score, switch, logits = -1.0, None, []
+    for _ in range(new):
+        position = torch.arange(len(ids))[None]
+        routed = position > switch if switch is not None else torch.zeros_like(position, dtype=torch.bool)
+        adapter.routing.routed = routed if routed.any() else None
+        adapter.routing.weights = torch.tensor([[[1.0, 0.0]]])
+        seen = {}
+        layers = mogu.model.get_decoder()
+        stack = next(getattr(layers, name) for name in ("layers", "h") if hasattr(layers, name))
+        hooks = [
+            layer.register_forward_hook(
+                lambda _, __, out, i=i, seen=seen: seen.__setitem__(i, out[0] if isinstance(out, tuple) else out)
+            )
+            for i, layer in enumerate(stack)
+        ]
+        step = mogu.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].clone()
+        for hook in hooks:
+            hook.remove()
+        adapter.routing.routed = adapter.routing.weights = None
+        if score < 0:
+            start = reading_start(prompt)
+            score = score_by_hand(adapter.gate, [seen[i][0, start:] for i in adapter.gate.layers])
+            if score >= threshold:
+                switch = len(ids) - 1
+        elif switch is None and adapter.reply_gate is not None:
+            gate = adapter.reply_gate
+            if score_by_hand(gate, [seen[i][0, len(prompt) :] for i in gate.layers]) >= threshold:
+                switch = len(ids) - 1
+        logits.append(step.clone())
+        if switch is not None:
+            begun = switch >= len(prompt) or prompt[-2:] != HEADER
+            forced = [[token] for token in BREAK] * begun + [STARTS]
+            if len(ids) - 1 - switch < len(forced):
+                step[forced[len(ids) - 1 - switch]] += 30.0
+        ids.append(int(step.argmax()))
+    return Written(ids[len(prompt) :], torch.stack(logits), score)

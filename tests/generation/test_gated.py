@@ -1,0 +1,159 @@
+"""Sequence routing equals the written procedure, which reads every row alone and anew for each token."""
+
+import pytest
+import torch
+
+from mogu.chat import batch_left_pad
+from mogu.errors import MoguError
+from tests.generation.gated import BREAK, PROMPTS, STARTS, by_hand, gated
+from tests.generation.hardened import FAMILIES, GREEDY, NO_END, replies, seen_logits
+from tests.tiny import tiny_model
+
+
+def middle(mogu) -> float:
+    """A threshold that some of the prompts reach."""
+    scores = sorted(by_hand(mogu, prompt, new=1).score for prompt in PROMPTS)
+    return (scores[1] + scores[2]) / 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("reply_gate", [False, True])
+def test_a_cached_left_padded_batch_equals_its_rows_alone_and_uncached(family, reply_gate):
+    mogu = gated(family, reply_gate)
+    threshold = middle(mogu)
+    ids, mask = batch_left_pad(PROMPTS, 0)
+    with seen_logits(mogu) as seen:
+        output = mogu.generate(ids, mask, threshold=threshold, **GREEDY, **NO_END)
+    for row, prompt in enumerate(PROMPTS):
+        written = by_hand(mogu, prompt, threshold)
+        assert output[row, ids.shape[1] :].tolist() == written.tokens
+        torch.testing.assert_close(
+            torch.stack([step[row] for step in seen]), written.logits, rtol=0, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_below_the_threshold_are_the_base_bit_for_bit_beside_refused_ones(family):
+    mogu = gated(family)
+    ids, mask = batch_left_pad(PROMPTS, 0)
+    threshold = middle(mogu)
+    settings = {**GREEDY, **NO_END, "output_logits": True, "return_dict_in_generate": True}
+    base = tiny_model(family).generate(ids, attention_mask=mask, **settings)
+    output = mogu.generate(ids, mask, threshold=threshold, **settings)
+    below = [row for row, prompt in enumerate(PROMPTS) if by_hand(mogu, prompt, new=1).score < threshold]
+    assert len(below) == 2
+    for row in below:
+        assert torch.equal(output.sequences[row], base.sequences[row])
+        assert all(torch.equal(a[row], b[row]) for a, b in zip(output.logits, base.logits, strict=True))
+    everything = mogu.generate(ids, mask, threshold=1.0, **settings)
+    assert torch.equal(everything.sequences, base.sequences)
+
+
+def test_refused_rows_begin_as_refusals_do_and_begun_ones_with_a_break():
+    mogu = gated()
+    rows = replies(mogu, PROMPTS, threshold=0.0)
+    assert [row[0] in STARTS for row in rows] == [True, False, True, True]
+    assert rows[1][:2] == BREAK and rows[1][2] in STARTS
+    assert rows == replies(mogu, PROMPTS, mode="safe")
+
+
+@pytest.mark.parametrize("reply_gate", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"use_cache": False},
+        {"prefill_chunk_size": 4},
+        {"cache_implementation": "static"},
+        {"cache_implementation": "static", "prefill_chunk_size": 4},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
+def test_every_way_to_cache_equals_the_default(family, settings, reply_gate):
+    mogu = gated(family, reply_gate)
+    threshold = middle(mogu)
+    assert replies(mogu, PROMPTS, threshold=threshold, **settings) == replies(
+        mogu, PROMPTS, threshold=threshold
+    )
+
+
+@pytest.mark.parametrize("reply_gate", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"prefill_chunk_size": 4}], ids=str)
+def test_beams_of_a_batch_equal_each_row_alone(settings, reply_gate):
+    mogu = gated(reply_gate=reply_gate)
+    beams = {"num_beams": 3, "num_return_sequences": 2, "threshold": middle(mogu)}
+    together = replies(mogu, PROMPTS, **beams, **settings)
+    assert together == [row for prompt in PROMPTS for row in replies(mogu, [prompt], **beams)]
+
+
+def test_sampled_sequences_of_a_refused_prompt_are_all_refusals():
+    mogu = gated()
+    torch.manual_seed(0)
+    rows = replies(mogu, [PROMPTS[0]], threshold=0.0, do_sample=True, num_return_sequences=8, temperature=2.0)
+    assert {row[0] for row in rows} <= set(STARTS) and len({row[0] for row in rows}) > 1
+    assert len({tuple(row) for row in rows}) > 4
+
+
+def test_a_reply_tells_its_score_and_who_wrote_it():
+    mogu = gated()
+    talk = [{"role": "user", "content": "hello there"}]
+    (refused,) = mogu.reply([talk], threshold=0.0, max_new_tokens=4, **NO_END)
+    (answered,) = mogu.reply([talk], threshold=1.0, max_new_tokens=4, **NO_END)
+    assert (refused.safe_weight, refused.usable_weight) == (1.0, 0.0)
+    assert (answered.safe_weight, answered.usable_weight) == (0.0, 1.0)
+    assert refused.score == answered.score and 0 < refused.score < 1
+    (base,) = mogu.reply([talk], mode="base", max_new_tokens=4, **NO_END)
+    assert base.score is None and base.text == answered.text
+
+
+def test_a_switch_in_mid_reply_counts_from_where_it_is():
+    mogu = gated(reply_gate=True)
+    ids, mask = batch_left_pad(PROMPTS, 0)
+    shares = set()
+    for threshold in torch.linspace(0.05, 0.95, 30).tolist():
+        rows = [by_hand(mogu, prompt, threshold) for prompt in PROMPTS]
+        assert replies(mogu, PROMPTS, threshold=threshold) == [row.tokens for row in rows]
+        generated = mogu._generator.generate(
+            ids,
+            mask,
+            mogu_request(threshold),
+            {**GREEDY, **NO_END, "return_dict_in_generate": True},
+        )
+        columns = [ids.shape[1] + GREEDY["max_new_tokens"] - 1] * len(PROMPTS)
+        shares |= {safe for safe, _ in generated.row_weights(columns)}
+    assert len(shares) > 2  # some rows switched at the prompt, some later, some never
+
+
+def mogu_request(threshold):
+    from mogu.generation.request import Request
+
+    return Request("mogu", None, "reuse", threshold)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"routed_tokens": 3}, "belong to token routing"),
+        ({"handoff": "refill"}, "belong to token routing"),
+        ({"threshold": 1.5}, "give a probability"),
+        ({"prompt_lookup_num_tokens": 2}, "drafts would be read before the gate decides"),
+        ({"num_beams": 2, "use_cache": False}, "leave use_cache on"),
+        ({"mode": "usable"}, "needs usable, which the adapter does not hold"),
+    ],
+)
+def test_what_does_not_belong_to_sequence_routing_is_refused(arguments, message):
+    with pytest.raises(MoguError, match=message):
+        gated().generate(torch.tensor([PROMPTS[0]]), max_new_tokens=2, **arguments)
+
+
+def test_a_trace_shows_how_the_probability_grows():
+    mogu = gated()
+    talk = [{"role": "user", "content": "hello there"}]
+    trace = mogu.trace(talk, reply="no no")
+    (reply,) = mogu.reply([talk], max_new_tokens=1, **NO_END)
+    assert len(trace.gate) == len(trace.tokens)
+    assert trace.gate[trace.prompt_length - 1] == pytest.approx(reply.score, abs=1e-9)
+    flagged = reply.score >= 0.5
+    assert trace.routed == [False] * trace.prompt_length + [flagged] * (
+        len(trace.tokens) - trace.prompt_length
+    )
