@@ -1,4 +1,4 @@
-from mogu.cli.info import _shown
+from mogu.adapter.card import shown
 
 
 def row(out, name):
@@ -7,7 +7,7 @@ def row(out, name):
     return line.strip().removeprefix(name).strip()
 
 
-def test_what_the_folder_says_of_itself_is_shown(mogu, adapter_folder):
+def test_what_the_folder_says_of_itself_isshown(mogu, adapter_folder):
     code, out, _ = mogu("info", adapter_folder)
     assert code == 0
     assert row(out, "parts") == "safe, usable, routers"
@@ -25,9 +25,9 @@ def test_what_the_folder_says_of_itself_is_shown(mogu, adapter_folder):
 
 
 def test_long_and_nested_lists_are_only_counted():
-    assert _shown([1, 2.5, None]) == "1, 2.5, none"
-    assert _shown([{"step": 1}, {"step": 2}]) == "2 entries, in mogu_config.json"
-    assert _shown(list(range(9))) == "9 entries, in mogu_config.json"
+    assert shown([1, 2.5, None]) == "1, 2.5, none"
+    assert shown([{"step": 1}, {"step": 2}]) == "2 entries, in mogu_config.json"
+    assert shown(list(range(9))) == "9 entries, in mogu_config.json"
 
 
 def test_a_folder_that_is_none_is_refused(mogu, tmp_path):

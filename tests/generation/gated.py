@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mogu.adapter.attach import attach, new_gates
+from mogu.adapter.attach import attach, new_gate
 from mogu.adapter.config import AdapterConfig, GateConfig
 from mogu.adapter.gate import HEADS, WINDOW, Gate
 from mogu.generation import MoguModel
@@ -31,15 +31,15 @@ PROMPTS = [
 
 
 @cache
-def gated(family: str = "llama", reply_gate: bool = False) -> MoguModel:
+def gated(family: str = "llama", reply_threshold: float | None = None) -> MoguModel:
     """A float64 model with a random gate, whose threshold some of the prompts reach; kept: nothing changes it."""
     model = tiny_model(family)
     projections = find_projections(model)
     count = len(projections)
     gate = GateConfig(
         layers=[0, count - 1],
-        reply_layers=[count - 1] if reply_gate else [],
         threshold=0.5,
+        reply_threshold=reply_threshold,
         marks=TurnMarks(preamble=PREAMBLE, border=BORDER, header=HEADER),
         break_ids=BREAK,
         refusal_starts=STARTS,
@@ -49,16 +49,16 @@ def gated(family: str = "llama", reply_gate: bool = False) -> MoguModel:
         adapter = attach(model, projections[1:], rank=RANK, lora_alpha=RANK)
         for layer in adapter.layers.values():
             layer.safe.B.normal_(std=0.7)
-        new_gates(adapter, gate)
-        for reader in (adapter.gate, adapter.reply_gate):
-            for probe in reader.probes if reader else ():
-                probe.vectors.normal_(std=0.1)
-                probe.offsets.normal_(std=0.3)
+        for probe in new_gate(adapter, gate.layers).probes:
+            probe.inner.normal_(std=0.1)
+            probe.inner_bias.normal_(std=0.1)
+            probe.vectors.normal_(std=0.1)
+            probe.offsets.normal_(std=0.3)
     adapter.freeze()
     config = AdapterConfig(
         mogu_version="0",
         base=ModelIdentity(name=family, revision=None, fingerprint="0", model_type=model.config.model_type),
-        parts=["safe", "gate", "reply_gate"] if reply_gate else ["safe", "gate"],
+        parts=["safe", "gate"],
         projections=list(adapter.layers),
         rank=RANK,
         lora_alpha=RANK,
@@ -86,7 +86,8 @@ def score_by_hand(gate: Gate, hidden: list[Tensor]) -> float:
     logit = gate.bias.item()
     for layer, probe, states in zip(range(len(hidden)), gate.probes, hidden, strict=True):
         rows = [row / row.square().mean().sqrt() for row in states]
-        scores = torch.stack([probe.vectors @ row + probe.offsets for row in rows])
+        units = [torch.nn.functional.gelu(probe.inner @ row + probe.inner_bias) for row in rows]
+        scores = torch.stack([probe.vectors @ each + probe.offsets for each in units])
         queries, values, peaks = (scores[:, HEADS * i : HEADS * (i + 1)] for i in range(3))
         window, last = scores[:, -2], scores[:, -1]
         attention = sum((queries[:, h].softmax(0) * values[:, h]).sum() for h in range(HEADS))
@@ -118,7 +119,9 @@ def by_hand(mogu: MoguModel, prompt: list[int], threshold: float = 0.5, new: int
         stack = next(getattr(layers, name) for name in ("layers", "h") if hasattr(layers, name))
         hooks = [
             layer.register_forward_hook(
-                lambda _, __, out, i=i, seen=seen: seen.__setitem__(i, out[0] if isinstance(out, tuple) else out)
+                lambda _, __, out, i=i, seen=seen: seen.__setitem__(
+                    i, out[0] if isinstance(out, tuple) else out
+                )
             )
             for i, layer in enumerate(stack)
         ]
@@ -126,15 +129,12 @@ def by_hand(mogu: MoguModel, prompt: list[int], threshold: float = 0.5, new: int
         for hook in hooks:
             hook.remove()
         adapter.routing.routed = adapter.routing.weights = None
+        now = score_by_hand(adapter.gate, [seen[i][0, reading_start(prompt) :] for i in adapter.gate.layers])
         if score < 0:
-            start = reading_start(prompt)
-            score = score_by_hand(adapter.gate, [seen[i][0, start:] for i in adapter.gate.layers])
-            if score >= threshold:
-                switch = len(ids) - 1
-        elif switch is None and adapter.reply_gate is not None:
-            gate = adapter.reply_gate
-            if score_by_hand(gate, [seen[i][0, len(prompt) :] for i in gate.layers]) >= threshold:
-                switch = len(ids) - 1
+            score = now
+            switch = len(ids) - 1 if now >= threshold else None
+        elif switch is None and mogu.config.gate.reply_threshold is not None:
+            switch = len(ids) - 1 if now >= max(threshold, mogu.config.gate.reply_threshold) else None
         logits.append(step.clone())
         if switch is not None:
             begun = switch >= len(prompt) or prompt[-2:] != HEADER

@@ -17,9 +17,9 @@ def middle(mogu) -> float:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("reply_gate", [False, True])
-def test_a_cached_left_padded_batch_equals_its_rows_alone_and_uncached(family, reply_gate):
-    mogu = gated(family, reply_gate)
+@pytest.mark.parametrize("reply_threshold", [None, 0.0])
+def test_a_cached_left_padded_batch_equals_its_rows_alone_and_uncached(family, reply_threshold):
+    mogu = gated(family, reply_threshold)
     threshold = middle(mogu)
     ids, mask = batch_left_pad(PROMPTS, 0)
     with seen_logits(mogu) as seen:
@@ -57,7 +57,7 @@ def test_refused_rows_begin_as_refusals_do_and_begun_ones_with_a_break():
     assert rows == replies(mogu, PROMPTS, mode="safe")
 
 
-@pytest.mark.parametrize("reply_gate", [False, True])
+@pytest.mark.parametrize("reply_threshold", [None, 0.0])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -69,18 +69,18 @@ def test_refused_rows_begin_as_refusals_do_and_begun_ones_with_a_break():
     ids=str,
 )
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
-def test_every_way_to_cache_equals_the_default(family, settings, reply_gate):
-    mogu = gated(family, reply_gate)
+def test_every_way_to_cache_equals_the_default(family, settings, reply_threshold):
+    mogu = gated(family, reply_threshold)
     threshold = middle(mogu)
     assert replies(mogu, PROMPTS, threshold=threshold, **settings) == replies(
         mogu, PROMPTS, threshold=threshold
     )
 
 
-@pytest.mark.parametrize("reply_gate", [False, True])
+@pytest.mark.parametrize("reply_threshold", [None, 0.0])
 @pytest.mark.parametrize("settings", [{}, {"prefill_chunk_size": 4}], ids=str)
-def test_beams_of_a_batch_equal_each_row_alone(settings, reply_gate):
-    mogu = gated(reply_gate=reply_gate)
+def test_beams_of_a_batch_equal_each_row_alone(settings, reply_threshold):
+    mogu = gated(reply_threshold=reply_threshold)
     beams = {"num_beams": 3, "num_return_sequences": 2, "threshold": middle(mogu)}
     together = replies(mogu, PROMPTS, **beams, **settings)
     assert together == [row for prompt in PROMPTS for row in replies(mogu, [prompt], **beams)]
@@ -107,7 +107,7 @@ def test_a_reply_tells_its_score_and_who_wrote_it():
 
 
 def test_a_switch_in_mid_reply_counts_from_where_it_is():
-    mogu = gated(reply_gate=True)
+    mogu = gated(reply_threshold=0.0)
     ids, mask = batch_left_pad(PROMPTS, 0)
     shares = set()
     for threshold in torch.linspace(0.05, 0.95, 30).tolist():

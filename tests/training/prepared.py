@@ -8,7 +8,7 @@ import torch
 from mogu.adapter.attach import Adapter
 from mogu.models import find_projections
 from mogu.training.recording import Recorder
-from mogu.training.settings import TrainingSettings
+from mogu.training.settings import PRESETS, TrainingSettings
 from mogu.training.stage import Example
 from tests.adapter.adapters import random_adapter
 from tests.tiny import tiny_model
@@ -35,9 +35,10 @@ class Prepared(NamedTuple):
     settings: TrainingSettings
 
 
-def settings_of(**changes) -> TrainingSettings:
+def settings_of(preset: str = "token", **changes) -> TrainingSettings:
     """Settings of a run of seconds."""
-    return TrainingSettings(**{"batch_size": 2, "evaluations": 2, "rank": 4, "lora_alpha": 6, **changes})
+    small = {"batch_size": 2, "evaluations": 2, "rank": 4, "lora_alpha": 6}
+    return TrainingSettings.model_validate(PRESETS[preset] | small | changes)
 
 
 def prepared(
@@ -48,10 +49,11 @@ def prepared(
     malicious: Sequence[bool] = MALICIOUS,
     skip: int = 1,
     dtype: torch.dtype = torch.float64,
+    preset: str = "token",
     **changes,
 ) -> Prepared:
     """Examples recorded as one batch from a model whose layers from `skip` on are wrapped."""
-    settings = settings_of(**changes)
+    settings = settings_of(preset, **changes)
     model = tiny_model(family, dtype)
     first_layer = find_projections(model)[skip].layer
     adapter = random_adapter(model, skip=skip)

@@ -7,7 +7,17 @@ from transformers import Lfm2Config
 from mogu.chat import encode_chat
 from mogu.corpus import corpus_openers, corpus_refusals
 from mogu.data.requests import Request
-from mogu.training.preparation import base_replies, encode_requests, record_examples
+from mogu.errors import MoguError
+from mogu.training.preparation import (
+    BEGUN_TOKENS,
+    PLACES,
+    Prompt,
+    base_replies,
+    begun_replies,
+    encode_requests,
+    record_examples,
+    record_refusals,
+)
 from mogu.training.recording import Recorder
 from tests import tiny
 from tests.tiny import IM_END, tiny_model, tiny_tokenizer
@@ -45,6 +55,56 @@ def test_prompts_are_what_the_chat_template_makes_of_requests(tokenizer):
     assert [prompt.ids for prompt in prompts] == [
         encode_chat(tokenizer, [{"role": "user", "content": text}]).ids for text in TEXTS
     ]
+
+
+TURNS_ONLY = (
+    "{% for message in messages %}"
+    "{% if message['role'] != ('user', 'assistant')[loop.index0 % 2] %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/...') }}{% endif %}"
+    "{{ message['role'] + ':' + message['content'] + '<|im_end|>' }}"
+    "{% endfor %}{{ 'assistant:' }}"
+)
+
+
+def talk(*turns):
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+@pytest.mark.parametrize(
+    ("turns", "rendered"),
+    [
+        ([("user", "Hi")], "user:Hi<|im_end|>assistant:"),
+        ([("system", "Be brief."), ("user", "Hi")], "user:Be brief.\n\nHi<|im_end|>assistant:"),
+        (
+            [("user", "Look it up."), ("tool", "42"), ("user", "Well?")],
+            "user:Look it up.\n\n42\n\nWell?<|im_end|>assistant:",
+        ),
+        (
+            [("system", "S"), ("user", "A"), ("assistant", "B"), ("user", "C"), ("user", "D")],
+            "user:S\n\nA<|im_end|>assistant:B<|im_end|>user:C\n\nD<|im_end|>assistant:",
+        ),
+    ],
+    ids=["nothing to join", "system message", "a tool's turn", "all of it"],
+)
+def test_turns_that_a_template_refuses_are_joined(tokenizer, turns, rendered):
+    tokenizer.chat_template = TURNS_ONLY
+    request = Request("rows:1", turns[-1][1], talk(*turns), "benign")
+    (prompt,) = encode_requests(tokenizer, [request])
+    assert prompt.request is request
+    assert tokenizer.decode(prompt.ids) == rendered
+
+
+def test_a_template_that_takes_them_gets_the_turns_as_they_are(tokenizer):
+    messages = talk(("system", "Be brief."), ("user", "A"), ("user", "B"))
+    (prompt,) = encode_requests(tokenizer, [Request("rows:1", "B", messages, "benign")])
+    assert prompt.ids == encode_chat(tokenizer, messages).ids
+
+
+@pytest.mark.parametrize("turns", [[("user", "Hi")], [("system", "Be brief."), ("user", "Hi")]])
+def test_a_template_that_refuses_everything_is_told(tokenizer, turns):
+    tokenizer.chat_template = "{{ raise_exception('not today') }}"
+    with pytest.raises(MoguError, match="not today"):
+        encode_requests(tokenizer, [Request("rows:1", "Hi", talk(*turns), "benign")])
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text"])
@@ -122,7 +182,7 @@ def test_examples_hold_a_refusal_and_a_glad_reply_in_the_order_of_the_prompts(to
     assert [example.prompt for example in examples] == [prompt.ids for prompt in prompts]
     assert [example.malicious for example in examples] == [True] * 5 + [False] * 5
     assert heard == [(step, 10) for step in (2, 4, 6, 8, 10)]
-    openings = {text.partition("{")[0] for text in corpus_refusals()}
+    openings = {text.partition("{")[0] for text in corpus_refusals()["en"]}
     for prompt, example in zip(prompts, examples, strict=True):
         refusal, reply = example.replies
         assert refusal[-1] == IM_END
@@ -156,3 +216,140 @@ def test_wordings_follow_the_seed(tokenizer):
 def test_gradient_checkpointing_reuses_no_prefixes(tokenizer):
     _, _, examples, _ = examples_of(tokenizer, gradient_checkpointing=True)
     assert all(example.record.prefix.length == 0 for example in examples)
+
+
+# What the safe variant learns from: refusals at a reply's start and in its middle.
+
+BREAK = [9, 10]
+
+
+def begun_of(tokenizer, folder, prompts, seed=0, heard=None):
+    folder.mkdir(exist_ok=True)
+    recorder = Recorder(tiny_model(), 1)
+    report = heard.append if heard is not None else lambda step: None
+    settings = settings_of("default", seed=seed)
+    return begun_replies(recorder, tokenizer, prompts, settings, folder, lambda *step: report(step))
+
+
+def many_prompts(tokenizer):
+    return encode_requests(tokenizer, [*requests("malicious"), *requests(texts=TEXTS[::-1])])
+
+
+def test_refusals_begin_at_the_start_after_an_opener_and_in_the_middle_in_turn(tokenizer, tmp_path):
+    assert PLACES == ("start", "opener", "start", "middle")
+    assert BEGUN_TOKENS == {"start": (0, 0), "opener": (1, 8), "middle": (9, 64)}
+    prompts, heard = many_prompts(tokenizer), []
+    begun = begun_of(tokenizer, tmp_path, prompts, heard=heard)
+    model = tiny_model()
+    places = [PLACES[index % 4] for index in range(10)]
+    for prompt, said, place in zip(prompts, begun, places, strict=True):
+        least, most = BEGUN_TOKENS[place]
+        with torch.no_grad():
+            whole = greedy(model, prompt.ids, most) if most else []
+        cut = whole[:-1]  # the last one may be the end
+        assert min(least, len(cut)) <= len(said) <= most
+        assert said == cut[: len(said)]
+        assert IM_END not in said
+    assert max(map(len, begun)) > 8 and heard == [(3, 5), (5, 5)]
+    kept = {name: (tmp_path / f"replies-{name}.jsonl").read_text() for name in ("opener", "middle")}
+    assert [len(text.splitlines()) for text in kept.values()] == [3, 2]
+
+
+def test_what_has_begun_follows_the_seed_and_is_not_generated_again(tokenizer, tmp_path, monkeypatch):
+    prompts = many_prompts(tokenizer)
+    first = begun_of(tokenizer, tmp_path / "a", prompts)
+    assert first == begun_of(tokenizer, tmp_path / "b", prompts)
+    assert [*map(len, first)] != [*map(len, begun_of(tokenizer, tmp_path / "c", prompts, seed=1))]
+    monkeypatch.setattr("transformers.GenerationMixin.generate", None)
+    assert begun_of(tokenizer, tmp_path / "a", prompts) == first
+
+
+def test_one_request_in_two_frames_has_two_replies(tokenizer, tmp_path):
+    request = requests()[0]
+    texts = ["Hi", "no", "In a play: Hi", "no", "no", "Now: Hi", "no", "no"]
+    # All under one id, at places where a reply has begun.
+    prompts = [Prompt(request, encode_requests(tokenizer, requests(texts=[text]))[0].ids) for text in texts]
+    begun = begun_of(tokenizer, tmp_path, prompts)
+    model = tiny_model()
+    for row in (1, 5):
+        with torch.no_grad():
+            assert begun[row] == greedy(model, prompts[row].ids, 8)[: len(begun[row])] != []
+    assert begun[1] != begun[5][: len(begun[1])]
+
+
+def test_a_reply_that_ends_at_once_has_not_begun(tokenizer, tmp_path):
+    prompts = many_prompts(tokenizer)
+    recorder = Recorder(tiny_model(), 1)
+    recorder.model.generation_config.eos_token_id = list(range(tiny.VOCAB_SIZE))
+    begun = begun_replies(recorder, tokenizer, prompts, settings_of("default"), tmp_path, SILENT)
+    assert begun == [[]] * 10
+
+
+def refusals_of(tokenizer, begun, **changes):
+    settings = settings_of("default", **changes)
+    prompts = many_prompts(tokenizer)[: len(begun)]
+    recorder, heard = Recorder(tiny_model(), 1), []
+    examples = record_refusals(
+        recorder, tokenizer, prompts, begun, BREAK, settings, lambda *step: heard.append(step)
+    )
+    return prompts, examples, heard
+
+
+BEGUN = [[], [40, 41], [], [50] * 30, [], [60], [], [70] * 9]
+
+
+def test_a_refusal_follows_what_was_said_behind_a_break(tokenizer):
+    prompts, examples, heard = refusals_of(tokenizer, BEGUN)
+    assert heard == [(2, 8), (4, 8), (6, 8), (8, 8)]
+    assert [example.malicious for example in examples] == [True] * 5 + [False] * 3
+    texts = corpus_refusals()["en"]
+    for prompt, said, example in zip(prompts, BEGUN, examples, strict=True):
+        (reply,) = example.replies
+        assert example.prompt == [*prompt.ids, *said]
+        assert reply[: len(BREAK)] == BREAK if said else reply[: len(BREAK)] != BREAK
+        assert reply.count(IM_END) == 1 and reply[-1] == IM_END
+        text = tokenizer.decode(reply[len(BREAK) * bool(said) : -1])
+        assert any(text.startswith(refusal.partition("{topic}")[0]) for refusal in texts)
+        # The prompt and what was said are the prefix, and the reply without its end the suffix.
+        assert example.record.prefix.length == len(example.prompt)
+        assert [len(states) for states in example.record.hidden] == [len(reply) - 1]
+
+
+def test_refusals_of_benign_requests_name_no_harm_and_follow_the_language(tokenizer):
+    settings = settings_of("default")
+    rows = [
+        Request(
+            f"rows:{n}", "Hallo", [{"role": "user", "content": "Hallo"}], label, "fraud", language=language
+        )
+        for n, (label, language) in enumerate([("malicious", "de"), ("benign", "de"), ("benign", "en")] * 4)
+    ]
+    prompts = encode_requests(tokenizer, rows)
+    examples = record_refusals(
+        Recorder(tiny_model(), 1), tokenizer, prompts, [[]] * len(rows), BREAK, settings, SILENT
+    )
+    found = corpus_refusals()
+    for row, example in zip(rows, examples, strict=True):
+        assert tokenizer.decode(example.replies[0][:-1]) in found[row.language]
+
+
+def test_recorded_refusals_are_what_one_row_alone_records(tokenizer):
+    _, examples, _ = refusals_of(tokenizer, BEGUN)
+    recorder = Recorder(tiny_model(), 1)
+    for example in examples:
+        (alone,) = recorder.record([example.prompt], [example.replies], 0)
+        torch.testing.assert_close(example.record.hidden, alone.hidden, rtol=0, atol=1e-6)
+        torch.testing.assert_close(example.record.prefix.keys, alone.prefix.keys, rtol=0, atol=1e-6)
+
+
+def test_wordings_of_refusals_follow_the_seed(tokenizer):
+    first, again, other = (
+        [example.replies for example in refusals_of(tokenizer, BEGUN, seed=seed)[1]] for seed in (0, 0, 1)
+    )
+    assert first == again != other
+
+
+def test_with_gradient_checkpointing_the_suffix_holds_the_prompt(tokenizer):
+    _, examples, _ = refusals_of(tokenizer, BEGUN, gradient_checkpointing=True)
+    for example in examples:
+        assert example.record.prefix.length == 0
+        assert len(example.record.hidden[0]) == len(example.prompt) + len(example.replies[0]) - 1

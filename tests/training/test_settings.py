@@ -6,7 +6,7 @@ from mogu.training.settings import PRESETS, TrainingSettings
 
 
 def test_every_preset_is_valid():
-    assert list(PRESETS) == ["default", "paper", "quick"]
+    assert list(PRESETS) == ["default", "token", "paper", "quick"]
     for name in PRESETS:
         assert TrainingSettings.preset(name).seed == 0
     assert TrainingSettings.preset("default") == TrainingSettings()
@@ -15,6 +15,7 @@ def test_every_preset_is_valid():
 def test_the_papers_preset_is_the_papers():
     settings = TrainingSettings.preset("paper")
     assert (settings.malicious_requests, settings.benign_requests, settings.wrapped_share) == (300, 300, 0)
+    assert settings.routing == "token"
     assert (settings.rank, settings.lora_alpha, settings.layer_share) == (8, 16, 1)
     assert (settings.routed_tokens, settings.routed_prompt_tokens) == (5, None)
     assert (settings.variant_objective, settings.variant_learning_rate) == ("ratio", 5e-5)
@@ -31,14 +32,14 @@ def test_the_quick_preset_is_the_default_on_less_data():
         "benign_requests",
         "variant_requests",
         "validation_requests",
-        "reply_tokens",
         "evaluations",
     }
     assert all(quick[name] < default[name] for name in changed)
+    assert default["routing"] == "sequence"
 
 
 def test_an_unknown_preset_names_those_that_there_are():
-    with pytest.raises(MoguError, match="no preset 'fast'; there are: default, paper, quick"):
+    with pytest.raises(MoguError, match="no preset 'fast'; there are: default, token, paper, quick"):
         TrainingSettings.preset("fast")
 
 
@@ -50,11 +51,12 @@ def test_an_unknown_preset_names_those_that_there_are():
         {"reply_tokens": 1},
         {"rank": 0},
         {"layer_share": 0},
-        {"routed_prompt_tokens": 0},
+        {"routing": "both"},
         {"variant_objective": "both"},
         {"variant_learning_rate": 0},
         {"router_distance": "l2"},
         {"benign_refusal_budget": -0.1},
+        {"look_alike_refusal_budget": 1.5},
         {"seed": -1},
         {"learning_rate": 1e-3},
         {"router_form": "paper"},
@@ -64,6 +66,37 @@ def test_an_unknown_preset_names_those_that_there_are():
 def test_what_cannot_be_is_refused(wrong):
     with pytest.raises(ValidationError):
         TrainingSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"routed_tokens": 5}, "routed_tokens and routed_prompt_tokens belong to routing='token'"),
+        ({"routed_prompt_tokens": 1}, "routed_tokens and routed_prompt_tokens belong to routing='token'"),
+        ({"routed_prompt_tokens": None}, "routed_tokens and routed_prompt_tokens belong to routing='token'"),
+        ({"variant_objective": "ratio"}, "variant_objective='ratio' belongs to routing='token'"),
+        ({"benign_refusal_budget": None}, "routing='sequence' needs a benign_refusal_budget"),
+        ({"routing": "token"}, "routing='token' needs routed_tokens: try 24, or 5 as in the paper"),
+        ({"routing": "token", "routed_tokens": 5}, "needs routed_prompt_tokens of 1 or more"),
+    ],
+    ids=str,
+)
+def test_settings_of_the_other_way_of_routing_are_refused(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        TrainingSettings(**changes)
+
+
+def test_both_ways_of_routing_take_their_own_settings():
+    assert TrainingSettings(benign_refusal_budget=0.0, look_alike_refusal_budget=0.2).routing == "sequence"
+    token = TrainingSettings(routing="token", routed_tokens=5, routed_prompt_tokens=None)
+    assert (token.routed_tokens, token.routed_prompt_tokens) == (5, None)
+    assert TrainingSettings.preset("token").benign_refusal_budget == 0.03
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_a_preset_says_is_not_the_default_already(name):
+    default = TrainingSettings().model_dump()
+    assert {key for key, value in PRESETS[name].items() if value == default[key]} == set()
 
 
 def test_the_papers_routers_cannot_start_at_a_fit():

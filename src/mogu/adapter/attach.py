@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from mogu.adapter.config import GateConfig
 from mogu.adapter.gate import Gate
 from mogu.adapter.layer import RoutedProjection, Routing
 from mogu.errors import AdapterError
@@ -21,15 +20,13 @@ class Adapter:
         model: the base model, with its projections wrapped.
         layers: by the name of the wrapped projection, in the order of the decoder's layers.
         routing: what all of them do in the next forward.
-        gate: of sequence routing, reads prompts.
-        reply_gate: of sequence routing, reads replies while they are written.
+        gate: of sequence routing.
     """
 
     model: PreTrainedModel
     layers: dict[str, RoutedProjection]
     routing: Routing
     gate: Gate | None = None
-    reply_gate: Gate | None = None
 
     def freeze(self) -> None:
         """Make every layer ready for inference."""
@@ -93,14 +90,13 @@ def attach(
     return Adapter(model, layers, routing)
 
 
-def new_gates(adapter: Adapter, config: GateConfig) -> None:
-    """Give an adapter untrained gates that read the layers of a config, on the model's device, in float32 at least."""
+def new_gate(adapter: Adapter, layers: Sequence[int]) -> Gate:
+    """Give an adapter an untrained gate that reads some layers, on the model's device, in float32 at least."""
     model = adapter.model
     features = model.config.get_text_config(decoder=True).hidden_size
     dtype = torch.promote_types(model.dtype, torch.float32)
-    adapter.gate = Gate(features, config.layers).to(model.device, dtype)
-    if config.reply_layers:
-        adapter.reply_gate = Gate(features, config.reply_layers).to(model.device, dtype)
+    adapter.gate = Gate(features, layers).to(model.device, dtype)
+    return adapter.gate
 
 
 def upper_layers(projections: Sequence[Projection], share: float) -> list[Projection]:

@@ -15,8 +15,8 @@ FORMAT_VERSION: Final = 1
 PACKAGES: Final = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "scikit-learn")
 """What the result of a training depends on beside this package."""
 
-PartName = Literal["safe", "usable", "routers", "gate", "reply_gate"]
-"""What a folder may hold: the two variants, the routers of token routing, the gates of sequence routing."""
+PartName = Literal["safe", "usable", "routers", "gate"]
+"""What a folder may hold: the two variants, the routers of token routing, the gate of sequence routing."""
 
 
 class GateConfig(BaseModel):
@@ -24,8 +24,8 @@ class GateConfig(BaseModel):
 
     Attributes:
         layers: Indices of the decoder layers whose outputs the gate reads.
-        reply_layers: The same of the gate that reads replies; empty without one.
         threshold: Calibrated probability, 0 to 1, from which on a reply is a refusal.
+        reply_threshold: The same, while the reply is written; None does not read replies.
         marks: What the chat template writes between turns.
         break_ids: Token ids of the paragraph break that ends a reply which had begun.
         refusal_starts: Token ids that refusals begin with.
@@ -34,8 +34,8 @@ class GateConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     layers: list[int] = Field(min_length=1)
-    reply_layers: list[int] = []
     threshold: float = Field(ge=0, le=1)
+    reply_threshold: float | None = Field(default=None, ge=0, le=1)
     marks: TurnMarks
     break_ids: list[int]
     refusal_starts: list[int] = Field(min_length=1)

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from mogu.adapter.attach import Adapter, attach, check_unwrapped, new_gates
+from mogu.adapter.attach import Adapter, attach, check_unwrapped, new_gate
 from mogu.adapter.card import model_card
 from mogu.adapter.config import FORMAT_VERSION, AdapterConfig, PartName
 from mogu.errors import AdapterError, MoguError
@@ -60,17 +60,15 @@ def _router_tensors(adapter: Adapter) -> dict[str, Tensor]:
     }
 
 
-def _gate_tensors(adapter: Adapter, name: Literal["gate", "reply_gate"]) -> dict[str, Tensor]:
-    gate = getattr(adapter, name)
-    return dict(gate.named_parameters())
+def _gate_tensors(adapter: Adapter) -> dict[str, Tensor]:
+    return dict(adapter.gate.named_parameters()) if adapter.gate else {}
 
 
 _PARTS: dict[PartName, _Part] = {
     "safe": _Part("safe/adapter_model.safetensors", partial(_variant_tensors, variant="safe")),
     "usable": _Part("usable/adapter_model.safetensors", partial(_variant_tensors, variant="usable")),
     "routers": _Part("routers.safetensors", _router_tensors),
-    "gate": _Part("gate.safetensors", partial(_gate_tensors, name="gate")),
-    "reply_gate": _Part("reply_gate.safetensors", partial(_gate_tensors, name="reply_gate")),
+    "gate": _Part("gate.safetensors", _gate_tensors),
 }
 _ENTRIES = {CONFIG_FILE, CARD_FILE} | {part.file.partition("/")[0] for part in _PARTS.values()}
 
@@ -201,7 +199,7 @@ def load_adapter(
     check_unwrapped(model)
     adapter = attach(model, _projections(folder, config, model), config.rank, config.lora_alpha)
     if config.gate is not None:
-        new_gates(adapter, config.gate)
+        new_gate(adapter, config.gate.layers)
     try:
         for part, found in tensors.items():
             _fill(folder / _PARTS[part].file, _PARTS[part].tensors(adapter), found)

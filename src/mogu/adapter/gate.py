@@ -1,9 +1,9 @@
 """The gate of sequence routing: one decision per reply, from the base's hidden states of the conversation.
 
-A token's scores are linear in its hidden state. What decides is how they are pooled over the sequence, each way seeing
-another kind of request: *attention* weighs tokens by learned queries, *window* takes the highest mean over ten tokens
-in a row, *maximum* the highest single token, *last* the token before the reply. Several layers are read; a weighted
-sum of all pooled scores is the logit of "malicious".
+A small network with one hidden layer scores each token. What decides is how scores are pooled over the sequence, each
+way seeing another kind of request: *attention* weighs tokens by learned queries, *window* takes the highest mean over
+ten tokens in a row, *maximum* the highest single token, *last* the token before the reply. Several layers are read; a
+weighted sum of all pooled scores is the logit of "malicious".
 
 Knows tensors only: which tokens are read is the caller's rule.
 """
@@ -24,6 +24,9 @@ POOLINGS = ("attention", "window", "maximum", "last")
 SCORES = 3 * HEADS + 2
 """Scores of a token in one layer: queries and values of attention, the heads of the maximum, window, last."""
 
+WIDTH = 256
+"""Units of the hidden layer. Linear scores miss a fifth of the wrapped requests that these see."""
+
 
 class Probe(nn.Module):
     """The token scores of one layer and their pooling.
@@ -32,21 +35,25 @@ class Probe(nn.Module):
         features: size of a hidden state.
 
     Attributes:
-        vectors: ``(SCORES, features)``, applied to hidden states of root mean square 1.
+        inner: ``(WIDTH, features)``, applied to hidden states of root mean square 1.
+        inner_bias: ``(WIDTH,)``, added before the non-linearity.
+        vectors: ``(SCORES, WIDTH)``.
         offsets: ``(SCORES,)``, added to the token scores.
         bias: ``(4,)``, added to the pooled scores.
     """
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.vectors = nn.Parameter(torch.zeros(SCORES, features))
+        self.inner = nn.Parameter(torch.zeros(WIDTH, features))
+        self.inner_bias = nn.Parameter(torch.zeros(WIDTH))
+        self.vectors = nn.Parameter(torch.zeros(SCORES, WIDTH))
         self.offsets = nn.Parameter(torch.zeros(SCORES))
         self.bias = nn.Parameter(torch.zeros(len(POOLINGS)))
 
     def token_scores(self, hidden: Tensor) -> Tensor:
         """``(..., features)`` to ``(..., SCORES)``, in float32 at least."""
-        x = hidden.to(self.vectors.dtype)
-        return F.linear(normalised(x), self.vectors, self.offsets)
+        units = F.gelu(F.linear(normalised(hidden.to(self.inner.dtype)), self.inner, self.inner_bias))
+        return F.linear(units, self.vectors, self.offsets)
 
     def pool(self, scores: Tensor, read: Tensor) -> Tensor:
         """Pooled scores of some rows.

@@ -5,9 +5,20 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mogu.cli.console import err, out, printable
-from mogu.cli.options import Base, Device, Dtype, Folder, MaxNewTokens, Mode, TrustRemoteCode, open_model
+from mogu.cli.options import (
+    Base,
+    Device,
+    Dtype,
+    Folder,
+    MaxNewTokens,
+    Mode,
+    Threshold,
+    TrustRemoteCode,
+    open_model,
+)
 
 if TYPE_CHECKING:
+    from mogu.adapter.config import GateConfig
     from mogu.chat import Message
     from mogu.generation.reply import Reply
     from mogu.generation.streaming import ReplyStream
@@ -17,17 +28,21 @@ def run(
     folder: Folder,
     *,
     mode: Mode = "mogu",
+    threshold: Threshold = None,
     max_new_tokens: MaxNewTokens = 256,
     base: Base = None,
     device: Device = None,
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Talk to the model; after each reply stand the weights it was written with.
+    """Talk to the model; after each reply stands how it was routed.
 
     /new begins a new conversation, /quit or the end of the input ends the chat, Ctrl-C cuts a reply short.
     """
     model = open_model(folder, base, device, dtype, trust_remote_code)
+    from mogu.generation.request import Request, check_request
+
+    check_request(Request(mode, threshold=threshold), model.config.weights)
     turns: list[Message] = []
     for line in _lines():
         match line.strip():
@@ -40,16 +55,33 @@ def run(
                 err.print("A new conversation.", style="dim")
                 continue
         turns.append({"role": "user", "content": line})
-        reply = _show(model.stream(turns, mode=mode, max_new_tokens=max_new_tokens))
+        reply = _show(model.stream(turns, mode=mode, threshold=threshold, max_new_tokens=max_new_tokens))
         if reply is None:
             turns.pop()
             out.print("\n[dim]cut short; the turn is forgotten[/dim]\n")
             continue
         turns.append({"role": "assistant", "content": reply.text})
-        weights = f"safe {reply.safe_weight:.2f}, usable {reply.usable_weight:.2f}, {reply.tokens} tokens"
-        if reply.score is not None:
-            weights = f"gate {reply.score:.2f}, {weights}"
-        out.print(f"\n{weights}\n", style="dim", highlight=False)
+        out.print(f"\n{_routing(reply, model.config.gate, threshold)}\n", style="dim", highlight=False)
+
+
+def _routing(reply: "Reply", gate: "GateConfig | None", threshold: float | None) -> str:
+    """How a reply was routed, in one line.
+
+    Args:
+        reply: the reply.
+        gate: of a sequence adapter.
+        threshold: the probability (0 to 1) that the user chose in place of the gate's own.
+    """
+    if gate is None:
+        return f"safe {reply.safe_weight:.2f}, usable {reply.usable_weight:.2f}, {reply.tokens} tokens"
+    outcome = "refused" if reply.safe_weight else "the base's reply"
+    if reply.score is None:
+        return f"gate not asked: {outcome}"
+    at_prompt = gate.threshold if threshold is None else threshold
+    limits = f"threshold {at_prompt:.2f}"
+    if gate.reply_threshold is not None:
+        limits += f", in the reply {max(at_prompt, gate.reply_threshold):.2f}"
+    return f"gate {reply.score:.2f} ({limits}): {outcome}"
 
 
 def _show(stream: "ReplyStream") -> "Reply | None":

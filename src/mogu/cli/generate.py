@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mogu.cli.console import err, out
-from mogu.cli.options import Base, Device, Dtype, Folder, MaxNewTokens, Mode, TrustRemoteCode, open_model
+from mogu.cli.options import (
+    Base,
+    Device,
+    Dtype,
+    Folder,
+    MaxNewTokens,
+    Mode,
+    Threshold,
+    TrustRemoteCode,
+    open_model,
+)
 from mogu.cli.partial import PartialFile
 from mogu.cli.progress import StageBars
 from mogu.errors import MoguError
@@ -34,6 +44,7 @@ def run(
     output: Annotated[Path, typer.Option(help="JSONL to write: the same rows with response and weights.")],
     max_new_tokens: MaxNewTokens,
     mode: Mode = "mogu",
+    threshold: Threshold = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows that are generated together.")] = 16,
     base: Base = None,
     device: Device = None,
@@ -46,7 +57,9 @@ def run(
     """
     with err.status("Starting"):
         from mogu.adapter.folder import read_config
+        from mogu.generation.request import Request, check_request
     config = read_config(folder)
+    check_request(Request(mode, threshold=threshold), config.weights)
     rows = _read(source)
     if output.exists() and output.samefile(source):
         raise MoguError(f"{output} is the input too; choose another output")
@@ -56,6 +69,7 @@ def run(
             "input": hashlib.sha256(source.read_bytes()).hexdigest(),
             "adapter": hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
             "mode": mode,
+            "threshold": threshold,
             "max-new-tokens": max_new_tokens,
             "batch-size": batch_size,
             "dtype": dtype,
@@ -74,6 +88,7 @@ def run(
                 replies = model.reply(
                     [rows[index].conversation for index in batch],
                     mode=mode,
+                    threshold=threshold,
                     max_new_tokens=max_new_tokens,
                     batch_size=batch_size,
                 )

@@ -11,13 +11,10 @@ from mogu.cli.options import Folder
 if TYPE_CHECKING:
     from mogu.adapter.config import AdapterConfig
 
-MOST_ITEMS = 8
-"""Longer lists are counted, not shown."""
-
 
 def run(folder: Folder) -> None:
     """Show the base model, the parts, the settings and the metrics of an adapter."""
-    from mogu.adapter.card import flat_items
+    from mogu.adapter.card import flat_items, shown
     from mogu.adapter.folder import read_config
 
     config = read_config(folder)
@@ -33,14 +30,13 @@ def run(folder: Folder) -> None:
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in flat_items(values, "."):
-            table.add_row(Text(name), Text(_shown(value)))
+            table.add_row(Text(name), Text(shown(value)))
         if table.rows:
             out.print(table, "")
 
 
 def _adapter(config: "AdapterConfig") -> dict[str, Any]:
     first, last, count = config.projections[0], config.projections[-1], len(config.projections)
-    routed = config.routed_prompt_tokens
     return {
         "created": config.created,
         "mogu version": config.mogu_version,
@@ -48,21 +44,22 @@ def _adapter(config: "AdapterConfig") -> dict[str, Any]:
         "projections": f"{count}, {first} to {last}" if count > 1 else first,
         "rank": config.rank,
         "lora_alpha": config.lora_alpha,
-        "routed reply tokens": config.routed_tokens,
-        "routed prompt tokens": "all" if routed is None else f"the last {routed}",
         "weights": f"by {config.weights}",
+        **_routing(config),
     }
 
 
-def _shown(value: Any) -> str:
-    match value:
-        case None:
-            return "none"
-        case float():
-            return f"{value:.4g}"
-        case list() if len(value) > MOST_ITEMS or any(isinstance(item, list | dict) for item in value):
-            return f"{len(value)} entries, in mogu_config.json"
-        case list():
-            return ", ".join(map(_shown, value))
-        case _:
-            return str(value)
+def _routing(config: "AdapterConfig") -> dict[str, Any]:
+    """What belongs to the adapter's way of routing alone."""
+    if config.gate is not None:
+        reply = config.gate.reply_threshold
+        return {
+            "gate layers": config.gate.layers,
+            "threshold": config.gate.threshold,
+            "reply threshold": "none, replies are not read" if reply is None else reply,
+        }
+    m, k = config.routed_tokens, config.routed_prompt_tokens
+    return {
+        "routed reply tokens": "all" if m is None else m,
+        "routed prompt tokens": "all" if k is None else f"the last {k}",
+    }

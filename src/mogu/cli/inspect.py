@@ -1,4 +1,4 @@
-"""`mogu inspect`: the weights of one prompt and its reply as a picture."""
+"""`mogu inspect`: how one prompt and its reply are routed, as a picture."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mogu.cli.console import err, out
-from mogu.cli.options import Base, Device, Dtype, Folder, MaxNewTokens, TrustRemoteCode, open_model
+from mogu.cli.options import Base, Device, Dtype, Folder, MaxNewTokens, Threshold, TrustRemoteCode, open_model
 from mogu.files import write_atomic
 
 
@@ -15,27 +15,44 @@ def run(
     *,
     prompt: Annotated[str, typer.Option(help="What a user asks.")],
     output: Annotated[Path, typer.Option(help="The HTML file to write.")],
+    threshold: Threshold = None,
     max_new_tokens: MaxNewTokens = 32,
     base: Base = None,
     device: Device = None,
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Draw the weights by layer and token for one prompt and its reply."""
+    """Draw how one prompt and its reply are routed.
+
+    Sequence routing: where in the prompt the gate's probability rises. Token routing: the weights by layer and token.
+    """
     model = open_model(folder, base, device, dtype, trust_remote_code)
     from mogu.chat import as_conversation
-    from mogu.report.routing import routing_page
+    from mogu.report.routing import gate_page, routing_page
 
     with err.status("Writing the reply"):
-        trace = model.trace(as_conversation({"prompt": prompt}), max_new_tokens=max_new_tokens)
-    page = routing_page(
-        trace.tokens,
-        trace.prompt_length,
-        layers=trace.layers,
-        safe=trace.safe,
-        usable=trace.usable,
-        routed=trace.routed,
-        title=prompt,
-    )
+        trace = model.trace(
+            as_conversation({"prompt": prompt}), threshold=threshold, max_new_tokens=max_new_tokens
+        )
+    if trace.gate is None or trace.threshold is None:
+        page = routing_page(
+            trace.tokens,
+            trace.prompt_length,
+            layers=trace.layers,
+            safe=trace.safe,
+            usable=trace.usable,
+            routed=trace.routed,
+            title=prompt,
+        )
+    else:
+        page = gate_page(
+            trace.tokens,
+            trace.prompt_length,
+            gate=trace.gate,
+            threshold=trace.threshold,
+            reply_threshold=trace.reply_threshold,
+            routed=trace.routed,
+            title=prompt,
+        )
     write_atomic(output, page)
     out.print(f"Picture: {output}", markup=False, highlight=False, soft_wrap=True)

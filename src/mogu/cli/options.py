@@ -29,6 +29,14 @@ Mode = Annotated[
     Literal["mogu", "base", "usable", "safe"],
     typer.Option(help="mogu: routed; base: without the adapter; usable, safe: that variant alone."),
 ]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Sequence routing: refuse from this probability of malice on, 0 to 1; by default the adapter's own.",
+    ),
+]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")]
 
 

@@ -1,8 +1,8 @@
 """What the gate learns from: every kind of conversation that it will meet, and each style under both labels.
 
 Direct requests, requests in frames of all families, chats and their crescendos, documents, system messages. A
-malicious request in an innocent frame stays malicious, a benign one in a jailbreak frame benign: no style by itself
-means anything. Pure functions of a seed; knows no tokens.
+malicious request in an innocent frame stays malicious, a benign one in a jailbreak frame benign, and either may follow
+any history: no style by itself means anything. Pure functions of a seed; knows no tokens.
 """
 
 import random
@@ -20,16 +20,25 @@ from mogu.data.pairs import balanced, wrap
 from mogu.data.requests import Label, Request, Split
 
 SHARES: dict[Label, dict[str, float]] = {
-    "malicious": {"jailbreak_frame": 0.22, "innocent_frame": 0.04, "noise": 0.03, "conversation": 0.12},
+    "malicious": {
+        "jailbreak_frame": 0.22,
+        "innocent_frame": 0.04,
+        "noise": 0.03,
+        "conversation": 0.10,
+        "history": 0.10,
+    },
     "benign": {
         "jailbreak_frame": 0.12,
         "innocent_frame": 0.08,
         "noise": 0.02,
-        "conversation": 0.14,
+        "conversation": 0.12,
+        "history": 0.12,
         "document": 0.012,
     },
 }
 """How many of a label's rows are of each kind; the rest are direct requests."""
+
+LABELS: tuple[Label, ...] = ("malicious", "benign")
 
 SYSTEM_SHARE = 0.08
 """Rows that get one of the harmless system messages, under either label."""
@@ -60,6 +69,10 @@ def mixture(requests: Sequence[Request], label: Label, split: Split, count: int,
         rows += [wrap(request, shuffled[i % len(shuffled)]) for i, request in enumerate(chosen)]
     rows += [replace(request, group="noise") for request in balanced(short, counts["noise"], seed + 2)]
     rows += balanced(corpus_conversations(label, split), counts["conversation"], seed)
+    histories = _histories(split)
+    for request in balanced(short, counts["history"], seed + 3):
+        talk = [*rng.choice(histories), *request.messages]
+        rows.append(replace(request, messages=talk, kind="history"))
     if label == "benign":
         rows += balanced(corpus_documents(split), counts["document"], seed)
     systems = corpus_systems(split)
@@ -69,6 +82,16 @@ def mixture(requests: Sequence[Request], label: Label, split: Split, count: int,
     ]
     rng.shuffle(rows)
     return rows
+
+
+def _histories(split: Split) -> list[list[Message]]:
+    """What may come before any request: a malicious one that was refused, or a harmless one that was answered."""
+    talks = [talk for label in LABELS for talk in corpus_conversations(label, split)]
+    return [
+        talk.messages[:-1]
+        for talk in talks
+        if talk.messages[-2:-1] and talk.messages[-2]["role"] == "assistant"
+    ]
 
 
 def _with_system(request: Request, text: str) -> Request:

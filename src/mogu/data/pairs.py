@@ -89,11 +89,16 @@ def _share_of(count: int, share: float) -> int:
 
 def wrap(request: Request, wrapper: Wrapper) -> Request:
     """The request with its last user turn in a frame."""
-    text = wrapper.wrap(request.text)
+    framed = in_last_turn(request, wrapper.wrap(request.text))
+    return replace(framed, kind=f"{wrapper.kind}_frame", group=wrapper.group)
+
+
+def in_last_turn(request: Request, text: str) -> Request:
+    """The request with another text in its last user turn."""
     messages = list(request.messages)
     last = max(index for index, message in enumerate(messages) if message["role"] == "user")
     messages[last] = Message(role="user", content=text)
-    return replace(request, text=text, messages=messages, kind=f"{wrapper.kind}_frame", group=wrapper.group)
+    return replace(request, text=text, messages=messages)
 
 
 def refusal_to(request: Request, rng: random.Random) -> str:

@@ -2,8 +2,8 @@
 
 The base reads the prompt in its ordinary prefill, and at the prompt's end the gate its hidden states there. A row below
 the threshold is the base, token for token. A row at or above it switches: its next token is the first one of a refusal,
-by a finite bias on the logits, and it is the safe variant from that token on. While the reply is written, a second gate
-reads it and may switch the row there; a reply that has begun is left with a paragraph break. Where a row switches is a
+by a finite bias on the logits, and it is the safe variant from that token on. While the reply is written the gate reads
+on, and may switch the row there; a reply that has begun is left with a paragraph break. Where a row switches is a
 position, and everything else a rule of positions, so that beams, sampling, padding and chunked prefill need no case of
 their own. Knows nothing of text.
 """
@@ -59,8 +59,8 @@ class GatedForwards(Forwards):
         self._begun = torch.tensor([marks.is_begun(row) for row in rows], device=device)
         self._columns = (0, 0)  # the first and the one after the last that the forward reads
         self._hidden: dict[int, Tensor] = {}
-        self._prompt_scores: list[Tensor] = []
-        self._reply_scores: list[Tensor] = []
+        self._scores: list[Tensor] = []  # token scores of the columns that were read, in their order
+        self._read_from = self._scored = 0  # the columns between have been read
         self._switch: Tensor | None = None  # (batch,) position whose logits begin the refusal
         self._any_switched = False
         self._forcing_until = 0  # in columns from this one on no row begins its refusal
@@ -69,10 +69,10 @@ class GatedForwards(Forwards):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        if self._threshold is not None:
+        gate = self._adapter.gate
+        if self._threshold is not None and gate is not None:
             layers = decoder_layers(self._adapter.model)
-            gates = [gate for gate in (self._adapter.gate, self._adapter.reply_gate) if gate is not None]
-            for index in sorted({index for gate in gates for index in gate.layers}):
+            for index in gate.layers:
                 self._hooks.append(layers[index].register_forward_hook(_keep_into(self._hidden, index)))
         return self
 
@@ -110,59 +110,52 @@ class GatedForwards(Forwards):
             positions = self._positions(first, after, kwargs["input_ids"].shape[0])
             span = RoutedSpan(self._switch + 1, torch.full_like(self._switch, NEVER))
             self._adapter.routing.routed = routed_positions(positions, span)
-        if self._adapter.reply_gate is not None:
-            self._follow(kwargs.get("past_key_values"))
+        self._follow(kwargs.get("past_key_values"))
         return kwargs
 
     def after(self, output: Any) -> None:
-        """Ask the gates, and begin the refusals of rows that switch."""
+        """Ask the gate, and begin the refusals of rows that switch."""
         batch = output.logits.shape[0]
-        if self._switch is None:
-            self._read_prompt(batch)
-        elif self._adapter.reply_gate is not None and self._threshold is not None:
-            self._read_reply(self._adapter.reply_gate, batch)
+        lengths = self._lengths.repeat_interleave(batch // self._lengths.shape[0])
         first, after = self._columns
+        gate = self._adapter.gate
+        if gate is None or self._threshold is None:
+            if self._switch is None:
+                self._switch_rows(torch.ones_like(lengths).bool(), lengths - 1)
+        elif after > self._scored and (self._switch is None or self._config.reply_threshold is not None):
+            self._score(gate, first, after)
+            if self._switch is None and after >= self._width:
+                self._switch_rows(self._judge(gate, batch) >= self._threshold, lengths - 1)
+            elif self._switch is not None:
+                last = self._positions(after - 1, after, batch)[:, 0]
+                above = self._judge(gate, batch) >= max(self._threshold, self._config.reply_threshold or 0.0)
+                self._switch_rows(above & (self._switch == NEVER), last)
         if self._switch is not None and max(first, self._width - 1) < self._forcing_until:
             self._force(output, self._positions(after - output.logits.shape[1], after, batch))
 
-    def _read_prompt(self, batch: int) -> None:
-        """Once the prompt is read to its end, decide on each row."""
-        lengths = self._lengths.repeat_interleave(batch // self._lengths.shape[0])
-        gate = self._adapter.gate
-        if gate is None or self._threshold is None:
-            self._switch_rows(torch.full_like(lengths, NEVER), torch.ones_like(lengths).bool(), lengths - 1)
-            return
-        self._prompt_scores.append(gate.token_scores([self._hidden[index] for index in gate.layers]))
-        if self._columns[1] < self._width:
-            return
-        scores = torch.cat(self._prompt_scores, dim=2)
+    def _score(self, gate: Gate, first: int, after: int) -> None:
+        """Score the tokens of the forward that have not been read before."""
+        if not self._scores:
+            self._scored = self._read_from = first  # a cache that the caller gave holds the columns before
+        new = [self._hidden[index][:, self._scored - first :] for index in gate.layers]
+        self._scores.append(gate.token_scores(new))
+        self._scored = after
+
+    def _judge(self, gate: Gate, batch: int) -> Tensor:
+        """``(batch,)``, the probability of each row as far as it has been read; the highest so far is kept."""
+        scores = torch.cat(self._scores, dim=2)
+        self._scores = [scores]
         start = self._reading.repeat_interleave(batch // self._reading.shape[0])
-        # A cache that the caller gave holds the columns before.
-        read = self._positions(self._width - scores.shape[2], self._width, batch) >= start[:, None]
-        self._probability = torch.sigmoid(gate(scores, read.to(scores.device))).to(start.device)
-        flagged = self._probability >= self._threshold
-        self._switch_rows(torch.full_like(lengths, NEVER), flagged, lengths - 1)
+        read = self._positions(self._read_from, self._scored, batch) >= start[:, None]
+        probability = torch.sigmoid(gate(scores, read.to(scores.device))).to(start.device)
+        before = probability if self._probability is None else self._probability
+        # What a refusal says is no news.
+        news = torch.maximum(before, probability)
+        self._probability = news if self._switch is None else torch.where(self._switch == NEVER, news, before)
+        return probability
 
-    def _read_reply(self, gate: Gate, batch: int) -> None:
-        """Score what the forward read of the replies, and switch rows whose reply turns harmful."""
-        first, after = self._columns
-        seen = self._width + sum(scores.shape[2] for scores in self._reply_scores)
-        if after <= seen:
-            return
-        new = [self._hidden[index][:, seen - first :] for index in gate.layers]
-        self._reply_scores.append(gate.token_scores(new))
-        scores = torch.cat(self._reply_scores, dim=2)
-        everything = torch.ones(scores.shape[1:3], dtype=torch.bool, device=scores.device)
-        assert self._switch is not None and self._probability is not None and self._threshold is not None
-        probability = torch.sigmoid(gate(scores, everything)).to(self._probability.device)
-        unswitched = self._switch == NEVER
-        self._probability = torch.where(
-            unswitched, torch.maximum(self._probability, probability), self._probability
-        )
-        last = self._positions(after - 1, after, batch)[:, 0]
-        self._switch_rows(self._switch, unswitched & (probability >= self._threshold), last)
-
-    def _switch_rows(self, before: Tensor, flagged: Tensor, positions: Tensor) -> None:
+    def _switch_rows(self, flagged: Tensor, positions: Tensor) -> None:
+        before = torch.full_like(positions, NEVER) if self._switch is None else self._switch
         self._switch = torch.where(flagged, positions, before)
         if bool(flagged.any()):
             self._any_switched = True
@@ -193,7 +186,7 @@ class GatedForwards(Forwards):
             if self._switch is not None:
                 self._switch = self._switch[rows]
                 self._probability = None if self._probability is None else self._probability[rows]
-                self._reply_scores = [scores[:, rows] for scores in self._reply_scores]
+                self._scores = [scores[:, rows] for scores in self._scores]
             return reorder(rows)
 
         cache.reorder_cache = reorder_all
@@ -218,32 +211,22 @@ def running_scores(
     Returns:
         A probability for each token; 0 before the gate begins to read.
     """
-    gate, reply_gate = adapter.gate, adapter.reply_gate
+    gate = adapter.gate
     assert gate is not None
     hidden: dict[int, Tensor] = {}
     layers = decoder_layers(adapter.model)
-    hooks = [
-        layers[index].register_forward_hook(_keep_into(hidden, index))
-        for index in {*gate.layers, *(reply_gate.layers if reply_gate else ())}
-    ]
+    hooks = [layers[index].register_forward_hook(_keep_into(hidden, index)) for index in gate.layers]
     try:
         adapter.model(input_ids=input_ids, use_cache=False, logits_to_keep=1)
     finally:
         for hook in hooks:
             hook.remove()
     start = config.marks.reading_start(input_ids[0, :prompt_length].tolist())
+    scores = gate.token_scores([hidden[index][:, start:] for index in gate.layers])
     running = [0.0] * start
-    for reader, first, last in (
-        (gate, start, prompt_length),
-        (reply_gate, prompt_length, input_ids.shape[1]),
-    ):
-        if reader is None:
-            running += running[-1:] * (last - first)
-            continue
-        scores = reader.token_scores([hidden[index][:, first:last] for index in reader.layers])
-        for end in range(1, last - first + 1):
-            read = torch.ones(1, end, dtype=torch.bool, device=scores.device)
-            running.append(float(torch.sigmoid(reader(scores[:, :, :end], read))[0]))
+    for end in range(1, scores.shape[2] + 1):
+        read = torch.ones(1, end, dtype=torch.bool, device=scores.device)
+        running.append(float(torch.sigmoid(gate(scores[:, :, :end], read))[0]))
     return running
 
 

@@ -55,10 +55,14 @@ class Traced(NamedTuple):
     Attributes:
         used: the weights of its tokens.
         running: of sequence routing, the gate's probability if the text ended at each token.
+        threshold: of sequence routing, the probability from which on the prompt's end begins a refusal.
+        reply_threshold: the same of a token of the reply; None if the gate does not read replies.
     """
 
     used: TokenWeights
-    running: list[float] | None
+    running: list[float] | None = None
+    threshold: float | None = None
+    reply_threshold: float | None = None
 
 
 class RoutedGenerator:
@@ -113,31 +117,41 @@ class RoutedGenerator:
             self._running.release()
 
     @torch.no_grad()
-    def read(self, input_ids: Tensor, prompt_length: int) -> Traced:
+    def read(self, input_ids: Tensor, prompt_length: int, threshold: float | None = None) -> Traced:
         """The weights of every token when a prompt and its reply are read in one forward.
 
         Args:
             input_ids: ``(1, columns)``, prompt and reply.
             prompt_length: how many of them are the prompt's.
+            threshold: of sequence routing, as `Request` has it.
+
+        Raises:
+            MoguError: If there is a threshold, and the adapter routes token by token.
         """
+        request = Request(threshold=threshold)
+        check_request(request, self._config.weights)
         weights = torch.tensor([0.0, 1.0]).repeat(len(self._adapter.layers), 1, input_ids.shape[1], 1)
         routed = torch.zeros_like(input_ids, dtype=torch.bool)
         gate = self._config.gate
         if gate is not None:
             running = running_scores(self._adapter, gate, input_ids, prompt_length)
-            above = [score >= gate.threshold for score in running[prompt_length - 1 :]]
+            threshold = gate.threshold if threshold is None else threshold
+            at_reply = None if gate.reply_threshold is None else max(threshold, gate.reply_threshold)
+            above = [running[prompt_length - 1] >= threshold]
+            if at_reply is not None:
+                above += [score >= at_reply for score in running[prompt_length:]]
             if any(above):
                 routed[:, prompt_length + above.index(True) :] = True
                 weights[:, routed] = torch.tensor([1.0, 0.0])
-            return Traced(TokenWeights(weights, routed), running)
+            return Traced(TokenWeights(weights, routed), running, threshold, at_reply)
         mask = torch.ones_like(input_ids[:, :prompt_length])
-        forwards = self._routed(input_ids[:, :prompt_length], mask, Request())
+        forwards = self._routed(input_ids[:, :prompt_length], mask, request)
         if isinstance(forwards, RoutedForwards):
             with forwards:
                 self._adapter.model(input_ids=input_ids, use_cache=False)
             if used := forwards.token_weights():
-                return Traced(used, None)
-        return Traced(TokenWeights(weights, routed), None)
+                return Traced(used)
+        return Traced(TokenWeights(weights, routed))
 
     def _routed(
         self, input_ids: Tensor, mask: Tensor, request: Request

@@ -208,13 +208,19 @@ class MoguModel:
         return ReplyStream(self.tokenizer, write)
 
     def trace(
-        self, conversation: Conversation, reply: str | None = None, max_new_tokens: int = 32
+        self,
+        conversation: Conversation,
+        reply: str | None = None,
+        *,
+        threshold: float | None = None,
+        max_new_tokens: int = 32,
     ) -> RoutingTrace:
         """Say which weights each layer gives each token of a conversation and its reply.
 
         Args:
             conversation: waits for a reply.
             reply: the reply to look at; by default the model's own greedy one.
+            threshold: as `generate` takes it.
             max_new_tokens: longest reply of its own.
 
         Raises:
@@ -224,16 +230,19 @@ class MoguModel:
         ids = torch.tensor([chat.ids], device=self.model.device)
         if reply is None:
             settings = self._reply_settings(max_new_tokens, {})
-            ids = self._generator.generate(ids, None, Request(), settings).output
-        used, running = self._generator.read(ids, chat.reply_start)
+            request = Request(threshold=threshold)
+            ids = self._generator.generate(ids, None, request, settings).output
+        traced = self._generator.read(ids, chat.reply_start, threshold)
         return RoutingTrace(
             tokens=[str(self.tokenizer.decode([token])) for token in ids[0].tolist()],
             prompt_length=chat.reply_start,
             layers=[int(re.findall(r"\.(\d+)\.", name)[0]) for name in self.adapter.layers],
-            safe=used.weights[:, 0, :, SAFE].tolist(),
-            usable=used.weights[:, 0, :, USABLE].tolist(),
-            routed=used.routed[0].tolist(),
-            gate=running,
+            safe=traced.used.weights[:, 0, :, SAFE].tolist(),
+            usable=traced.used.weights[:, 0, :, USABLE].tolist(),
+            routed=traced.used.routed[0].tolist(),
+            gate=traced.running,
+            threshold=traced.threshold,
+            reply_threshold=traced.reply_threshold,
         )
 
     def _reply_settings(self, max_new_tokens: int, given: dict[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,10 @@ class RoutingTrace:
         safe: ``[layers][tokens]``, weights of the safe variant; 0 where a token is not routed.
         usable: the same of the usable variant; 1 where a token is not routed.
         routed: for each token, whether it is routed.
-        gate: of sequence routing, for each token the gate's probability if the text ended there.
+        gate: of sequence routing, for each token the gate's probability, 0 to 1, if the text ended there; 0 before the
+            gate begins to read.
+        threshold: of sequence routing, the probability from which on the prompt's end begins a refusal.
+        reply_threshold: the same of a token of the reply; None if the gate does not read replies.
     """
 
     tokens: list[str]
@@ -45,6 +48,8 @@ class RoutingTrace:
     usable: list[list[float]]
     routed: list[bool]
     gate: list[float] | None = None
+    threshold: float | None = None
+    reply_threshold: float | None = None
 
 
 def written_length(tokens: Sequence[int], end_ids: Collection[int], pad_id: int) -> int:

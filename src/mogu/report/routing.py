@@ -1,4 +1,7 @@
-"""The router weights of one conversation as a page: layers by tokens. Knows plain lists only."""
+"""How one conversation was routed, as a page. Knows plain lists only.
+
+Token routing is drawn as weights, layers by tokens; sequence routing as a probability that grows over the words.
+"""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -73,6 +76,8 @@ def routing_page(
         title=title,
         levels=LEVELS,
         tokens=tokens,
+        headings={0: "prompt", prompt_length: "reply"},
+        shades=[cell.classes if shown else "" for cell, shown in zip(mean, routed, strict=True)],
         labels=labels,
         prompt_length=prompt_length,
         layers=layers,
@@ -82,6 +87,69 @@ def routing_page(
         columns=columns,
         column_labels=[labels[column] for column in columns],
         column_weights=[[row[column].rounded for column in columns] for row in (mean, *grid)],
+    )
+
+
+def gate_page(
+    tokens: Sequence[str],
+    prompt_length: int,
+    *,
+    gate: Sequence[float],
+    threshold: float,
+    reply_threshold: float | None,
+    routed: Sequence[bool],
+    title: str,
+) -> str:
+    """Shades the words of a prompt by the gate's probability of malice, and says what was decided.
+
+    Args:
+        tokens: The text of each token of prompt and reply.
+        prompt_length: How many of them are the prompt, in 1 ... len(tokens).
+        gate: For each token the probability, in [0, 1], if the text ended there; 0 where the gate does not read yet.
+        threshold: The probability, in [0, 1], from which on the prompt's end begins a refusal.
+        reply_threshold: The same of a token of the reply; None if the gate does not read replies.
+        routed: For each token, whether the safe variant wrote it: none, or all from one of the reply on.
+        title: The page's heading.
+
+    Returns:
+        One self-contained HTML document.
+
+    Raises:
+        ValueError: The lists do not have the same length.
+    """
+    for name, values in (("gate", gate), ("routed", routed)):
+        if len(values) != len(tokens):
+            raise ValueError(f"{name} has {len(values)} values for {len(tokens)} tokens")
+
+    begins = routed.index(True) if any(routed) else None
+    # What a refusal says is not read, nor any reply by a gate that reads prompts alone.
+    end = prompt_length if reply_threshold is None else begins or len(tokens)
+    limits = [threshold] * prompt_length + [reply_threshold or threshold] * (len(tokens) - prompt_length)
+    read = [probability > 0 and index < end for index, probability in enumerate(gate)]
+    shades = [
+        (f"s{_level(probability)}" + " above" * (probability >= limit)) * is_read
+        for probability, limit, is_read in zip(gate, limits, read, strict=True)
+    ]
+    headings = {0: "prompt", prompt_length: "reply, by the base"}
+    if begins is not None:
+        headings[begins] = "reply, by the safe variant"
+    return render(
+        "gate.html.j2",
+        title=title,
+        levels=LEVELS,
+        tokens=tokens,
+        headings=headings,
+        shades=shades,
+        probability=gate[prompt_length - 1],
+        threshold=threshold,
+        refused=begins == prompt_length,
+        turned=None if begins in (None, prompt_length) else gate[begins - 1],
+        reply_threshold=reply_threshold,
+        readings=[
+            (token.translate(VISIBLE), round(probability, 4))
+            for token, probability, is_read in zip(tokens, gate, read, strict=True)
+            if is_read
+        ],
     )
 
 

@@ -71,7 +71,7 @@ def calibrate_gate(
             "auroc_look_alike": _auroc_against(logits, malicious, look_alike),
             "threshold": threshold,
             "refused": refused(threshold),
-            "threshold_interval": _interval(ordinary, budget),
+            "threshold_interval": _interval([(ordinary, budget), (alike, look_alike_budget)]),
             "curve": [{"threshold": round(float(at), 4), **refused(float(at))} for at in points],
         },
     )
@@ -86,19 +86,26 @@ def apply_calibration(gate: Gate, calibration: Calibration) -> None:
 
 def _lowest(probability: np.ndarray, budget: float) -> float:
     """The lowest threshold at or above which at most a share of the rows lies; 0 if there are no rows."""
-    if not len(probability):
+    allowed = int(len(probability) * budget)
+    if allowed == len(probability):
         return 0.0
-    ranked = np.sort(probability)[::-1]
-    allowed = int(len(ranked) * budget)
-    # Half way to the next row above: a threshold that is a row's own score would hang on its last bit.
-    above = ranked[allowed - 1] if allowed else 1.0
-    return float((ranked[allowed] + above) / 2) if allowed < len(ranked) else 0.0
+    first_spared = np.sort(probability)[::-1][allowed]
+    # Half way to the next score above: a threshold that is a row's own score would hang on its last bit.
+    above = probability[probability > first_spared].min(initial=1.0)
+    return float((first_spared + above) / 2)
 
 
-def _interval(probability: np.ndarray, budget: float, draws: int = 200) -> list[float]:
-    """95% interval of the threshold over resampled rows."""
+def _interval(groups: Sequence[tuple[np.ndarray, float]], draws: int = 200) -> list[float]:
+    """95% interval of the threshold over resampled rows of groups with a budget each."""
     rng = np.random.default_rng(0)
-    drawn = [_lowest(rng.choice(probability, len(probability)), budget) for _ in range(draws)]
+    drawn = [
+        max(
+            _lowest(rows[rng.integers(len(rows), size=len(rows))], budget)
+            for rows, budget in groups
+            if len(rows)
+        )
+        for _ in range(draws)
+    ]
     return [round(float(np.quantile(drawn, at)), 4) for at in (0.025, 0.975)]
 
 
@@ -108,5 +115,5 @@ def _auroc_against(logits: np.ndarray, malicious: np.ndarray, others: np.ndarray
 
 
 def is_look_alike(kinds: Sequence[str], malicious: np.ndarray) -> np.ndarray:
-    """``(rows,)`` bool: the benign ones of a kind that looks dangerous."""
-    return np.array([kind in ("look_alike", "contrast") for kind in kinds]) & ~malicious
+    """``(rows,)`` bool: the benign ones of a kind that looks dangerous, by its words or by its frame."""
+    return np.array([kind in ("look_alike", "contrast", "jailbreak_frame") for kind in kinds]) & ~malicious

@@ -17,15 +17,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mogu.adapter.gate import Gate, Probe
-from mogu.training.loop import Progress
+from mogu.training.loop import RATE_TIMES_WIDTH, Progress
 
 EPOCHS = 20
 BATCH_ROWS = 32
 BATCH_TOKENS = 12_000
-LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 0.3
-DROPOUT = 0.5
+DROPOUT = 0.4
 """Share of the features that a row is read without in training: no probe may lean on a few."""
+
+UNIT_DROPOUT = 0.2
+"""The same of the hidden layer's units."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Reading:
         hidden: ``(layers, tokens, features)`` float16, of root mean square 1, on the CPU.
         malicious: its label.
         importance: how much it counts.
-        group: rows that stand or fall together when groups are left out.
+        group: readings of one group are left out together, such as those of one request in several frames.
     """
 
     hidden: Tensor
@@ -52,7 +54,7 @@ def fit_gate(
     device: torch.device,
     progress: Progress = lambda done, total: None,
 ) -> Gate:
-    """A gate whose logit is the mean of all pooled scores; :func:`calibrated` makes a probability of it.
+    """A gate whose logit is the mean of all pooled scores; calibration makes log-odds of it.
 
     Args:
         readings: to learn from; their layers are those of `layers`.
@@ -75,8 +77,8 @@ def fit_gate(
         )
         with torch.no_grad():
             # The probe learned on standardised features; folded, it reads them as they are.
-            probe.vectors.div_(spread.to(device))
-            probe.offsets.sub_(probe.vectors @ mean.to(device))
+            probe.inner.div_(spread.to(device))
+            probe.inner_bias.sub_(probe.inner @ mean.to(device))
     return gate
 
 
@@ -91,19 +93,20 @@ class _Batch:
 def _fit_probe(
     probe: Probe, batches: list[_Batch], generator: torch.Generator, on_epoch: Callable[[int], None]
 ) -> None:
+    features = probe.inner.shape[1]
     with torch.no_grad():
-        probe.vectors.copy_(torch.randn(probe.vectors.shape, generator=generator) * 0.01)
-    optimizer = torch.optim.AdamW(
-        probe.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.99)
-    )
+        probe.inner.copy_(torch.randn(probe.inner.shape, generator=generator) / features**0.5)
+        probe.vectors.copy_(torch.randn(probe.vectors.shape, generator=generator) * 0.05)
+    rate = RATE_TIMES_WIDTH / features
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=rate, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.99))
     steps = EPOCHS * len(batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     for epoch in range(1, EPOCHS + 1):
         for index in torch.randperm(len(batches), generator=generator).tolist():
             batch = batches[index]
-            kept = torch.rand(batch.x.shape[0], 1, batch.x.shape[2], generator=generator) >= DROPOUT
-            x = batch.x * (kept.to(batch.x) / (1 - DROPOUT))
-            pooled = probe.pool(F.linear(x, probe.vectors, probe.offsets), batch.read)  # (rows, 4)
+            x = _dropped(batch.x, DROPOUT, generator)
+            units = _dropped(F.gelu(F.linear(x, probe.inner, probe.inner_bias)), UNIT_DROPOUT, generator)
+            pooled = probe.pool(F.linear(units, probe.vectors, probe.offsets), batch.read)  # (rows, 4)
             losses = F.binary_cross_entropy_with_logits(
                 pooled, batch.label.expand_as(pooled), reduction="none"
             )
@@ -113,6 +116,12 @@ def _fit_probe(
             optimizer.step()
             schedule.step()
         on_epoch(epoch)
+
+
+def _dropped(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """``(rows, tokens, features)`` with other features left out in each row, the same for all its tokens."""
+    kept = torch.rand(x.shape[0], 1, x.shape[2], generator=generator) >= share
+    return x * (kept.to(x) / (1 - share))
 
 
 def _statistics(readings: Sequence[Reading], index: int) -> tuple[Tensor, Tensor]:
@@ -186,7 +195,7 @@ def out_of_fold(
     device: torch.device,
     progress: Progress = lambda done, total: None,
 ) -> np.ndarray:
-    """``(readings,)``, logits of gates that were fitted without the reading.
+    """``(readings,)``, logits of gates that were fitted without the reading's group.
 
     Args:
         readings: as for :func:`fit_gate`.
@@ -196,11 +205,12 @@ def out_of_fold(
         device: where to compute.
         progress: called after each fold.
     """
-    order = list(range(len(readings)))
-    random.Random(seed).shuffle(order)
+    groups = sorted({reading.group for reading in readings})
+    random.Random(seed).shuffle(groups)
     logits = np.zeros(len(readings))
     for fold in range(folds):
-        held = sorted(order[fold::folds])
+        left_out = set(groups[fold::folds])
+        held = [index for index, reading in enumerate(readings) if reading.group in left_out]
         inside = set(held)
         gate = fit_gate(
             [row for index, row in enumerate(readings) if index not in inside], layers, seed, device

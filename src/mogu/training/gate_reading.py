@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from mogu.adapter.gate import normalised
-from mogu.chat import Message
+from mogu.data.pairs import in_last_turn
 from mogu.data.requests import Request
 from mogu.training.gate_fit import Reading, separability
 from mogu.training.loop import Progress
@@ -49,7 +48,7 @@ def _noisy(request: Request, tokenizer: PreTrainedTokenizerBase, seed: int) -> R
     rng = random.Random(f"{seed}/{request.id}")
     tokens = [rng.randrange(tokenizer.vocab_size) for _ in range(rng.randint(*NOISE_TOKENS))]
     text = f"{request.text} {tokenizer.decode(tokens, skip_special_tokens=True)}"
-    return replace(request, text=text, messages=[*request.messages[:-1], Message(role="user", content=text)])
+    return in_last_turn(request, text)
 
 
 def choose_layers(
@@ -111,8 +110,7 @@ def read_conversations(
         for row, states in zip(batch.rows, hidden, strict=True):
             request = prompts[row].request
             kept = normalised(states.float()).half().cpu()
-            group = request.group or request.kind
-            readings[row] = Reading(kept, request.label == "malicious", importance[row], group)
+            readings[row] = Reading(kept, request.label == "malicious", importance[row], request.id)
     return [readings[row] for row in range(len(prompts))]
 
 

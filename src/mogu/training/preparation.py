@@ -3,15 +3,17 @@
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from mogu.chat import encode_chat
+from mogu.chat import Message, encode_chat
 from mogu.data.pairs import importance_of, opener_to, refusal_to
 from mogu.data.requests import Request
+from mogu.errors import MoguError
 from mogu.files import read_grown_jsonl
 from mogu.training.loop import Progress, batches_of
 from mogu.training.recording import Recorder
@@ -27,8 +29,26 @@ class Prompt(NamedTuple):
 
 
 def encode_requests(tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request]) -> list[Prompt]:
-    """The prompts of some requests, in their order."""
-    return [Prompt(request, encode_chat(tokenizer, request.messages).ids) for request in requests]
+    """The prompts of some requests, in their order.
+
+    Where a template refuses a system message, or two user turns in a row, they are one turn.
+    """
+    return [Prompt(request, _encode_tolerantly(tokenizer, request.messages)) for request in requests]
+
+
+def _encode_tolerantly(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+    try:
+        return encode_chat(tokenizer, messages).ids
+    except MoguError:
+        turns: list[Message] = []
+        for message in messages:
+            role, text = "assistant" if message["role"] == "assistant" else "user", message["content"]
+            if turns and turns[-1]["role"] == role:
+                text = f"{turns.pop()['content']}\n\n{text}"
+            turns.append(Message(role=role, content=text))
+        if turns == messages:
+            raise
+        return encode_chat(tokenizer, turns).ids
 
 
 def base_replies(
@@ -124,7 +144,8 @@ def begun_replies(
         replies = base_replies(
             recorder,
             tokenizer,
-            [prompts[row] for row in rows],
+            # One request may stand in several frames, all under its id.
+            [Prompt(replace(prompts[row].request, id=str(row)), prompts[row].ids) for row in rows],
             most,
             REPLY_BATCH,
             work / f"replies-{place}.jsonl",
@@ -132,7 +153,7 @@ def begun_replies(
         )
         done += len(rows)
         for row in rows:
-            reply = replies[prompts[row].request.id][:-1]  # the last token may be the end
+            reply = replies[str(row)][:-1]  # the last token may be the end
             begun[row] = reply[: rng.randint(least, most)]
     return begun
 

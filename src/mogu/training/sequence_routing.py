@@ -33,6 +33,9 @@ PARAGRAPH = "\n\n"
 COMMON_START = 0.1
 """Share of a language's refusals that must begin with a token for a switch to raise it."""
 
+LONGEST_PROMPT = 256
+"""Tokens of a prompt that the safe variant learns from: what it says hangs little on a document before it."""
+
 SAFE_VALIDATION = 32
 """Validation requests of each label on which the safe variant's checkpoint is chosen."""
 
@@ -74,11 +77,21 @@ def train_sequence_routing(
     """
     training, validation = list(prompts[:count]), list(prompts[count:])
     marks = TurnMarks.of(loaded.tokenizer)
+    learned = _some_of_each_label(training, settings.variant_requests)
+    watched = _some_of_each_label(validation, SAFE_VALIDATION)
+    with run.stage("base replies") as step:
+        begun = begun_replies(recorder, loaded.tokenizer, [*learned, *watched], settings, run.work, step)
     metrics: dict[str, Any] = {
-        "safe": _train_safe(loaded, adapter, recorder, training, validation, settings, run)
+        "safe": _train_safe(loaded, adapter, recorder, learned, watched, begun, settings, run)
     }
+    # The gate must see through openers too, whoever wrote them.
+    opened = [
+        Prompt(prompt.request, [*prompt.ids, *said])
+        for prompt, said in zip([*learned, *watched], begun, strict=True)
+        if said
+    ]
     gate, layers, threshold, metrics["gate"] = _train_gate(
-        recorder, marks, training, validation, settings, run
+        recorder, marks, [*training, *validation, *opened], validation, settings, run
     )
     adapter.gate = gate
     config = GateConfig(
@@ -112,19 +125,14 @@ def _train_safe(
     loaded: LoadedModel,
     adapter: Adapter,
     recorder: Recorder,
-    training: list[Prompt],
-    validation: list[Prompt],
+    learned: list[Prompt],
+    watched: list[Prompt],
+    begun: list[list[int]],
     settings: TrainingSettings,
     run: Run,
 ) -> dict[str, Any]:
     """Train the safe variant at a reply's start, after a few tokens of the base's reply, and in its middle."""
-    shares = (settings.variant_requests, SAFE_VALIDATION)
-    chosen = [
-        _some_of_each_label(rows, most) for rows, most in zip((training, validation), shares, strict=True)
-    ]
-    prompts = [*chosen[0], *chosen[1]]
-    with run.stage("base replies") as step:
-        begun = begun_replies(recorder, loaded.tokenizer, prompts, settings, run.work, step)
+    prompts = [*learned, *watched]
     with gradient_checkpointing(adapter) if settings.gradient_checkpointing else nullcontext():
         with run.stage("record activations") as step:
             break_ids = loaded.tokenizer(PARAGRAPH, add_special_tokens=False)["input_ids"]
@@ -132,31 +140,32 @@ def _train_safe(
         return run.train(
             "safe",
             SafeStage(adapter, recorder, examples, settings),
-            list(range(len(chosen[0]))),
-            list(range(len(chosen[0]), len(prompts))),
+            list(range(len(learned))),
+            list(range(len(learned), len(prompts))),
             settings.variant_epochs,
             settings.variant_learning_rate or rate_at_width(adapter),
         )
 
 
 def _some_of_each_label(prompts: list[Prompt], most: int | None) -> list[Prompt]:
-    """The first ones of each label; the requests of a label are in random order."""
+    """The first ones of each label that are not long; the requests of a label are in random order."""
+    short = [prompt for prompt in prompts if len(prompt.ids) <= LONGEST_PROMPT]
     return [
         prompt
         for label in ("malicious", "benign")
-        for prompt in [prompt for prompt in prompts if prompt.request.label == label][:most]
+        for prompt in [prompt for prompt in short if prompt.request.label == label][:most]
     ]
 
 
 def _train_gate(
     recorder: Recorder,
     marks: TurnMarks,
-    training: list[Prompt],
+    rows: list[Prompt],
     validation: list[Prompt],
     settings: TrainingSettings,
     run: Run,
 ) -> tuple[Gate, list[int], float, dict[str, Any]]:
-    """The calibrated gate, the layers that it reads, its threshold and its metrics."""
+    """The calibrated gate that learned from all rows, the layers that it reads, its threshold and its metrics."""
     parts, facts = run.work / "gate.safetensors", run.work / "gate.json"
     device = recorder.model.device
     features = recorder.model.config.get_text_config(decoder=True).hidden_size
@@ -168,7 +177,6 @@ def _train_gate(
     with run.stage("choose layers") as step:
         direct = [prompt for prompt in validation if not prompt.request.group]
         layers, separable = choose_layers(recorder, marks, direct, settings.seed, step)
-    rows = [*training, *validation]
     with run.stage("read conversations") as step:
         importance = [importance_of(prompt.request) if settings.weigh_by_kind else 1.0 for prompt in rows]
         readings = read_conversations(recorder, marks, rows, importance, layers, step)

@@ -169,10 +169,11 @@ PRESETS: dict[str, dict[str, object]] = {
     },
     # What CI affords twice: the default's method on a quarter of the data.
     "quick": {
-        "malicious_requests": 300,
-        "benign_requests": 340,
-        "variant_requests": 48,
-        "validation_requests": 60,
+        "malicious_requests": 220,
+        "benign_requests": 260,
+        "variant_requests": 64,
+        "validation_requests": 48,
+        "batch_size": 8,
         "evaluations": 2,
     },
 }

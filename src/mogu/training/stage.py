@@ -147,11 +147,10 @@ class Stage(nn.Module, ABC):
         labels = torch.full((len(batch), width), NOT_A_TARGET)
         routed = torch.zeros(len(batch), width, dtype=torch.bool)
         hidden = states[0].new_zeros(len(batch), width, states[0].shape[-1])
+        # With no prompt token routed, the reply's first token is not predicted here but given.
+        given = int(routed_prompt == 0)
         for row, (start, reply) in enumerate(zip(starts, replies, strict=True)):
-            # With no prompt token routed, the reply's first token is not predicted here but given.
-            targets = reply if start else reply[1:]
-            begin = max(0, start - 1)
-            labels[row, begin : begin + len(targets)] = torch.tensor(targets)
+            labels[row, start - 1 + given : start - 1 + len(reply)] = torch.tensor(reply[given:])
             first_routed = 0 if routed_prompt is None else max(0, start - routed_prompt)
             routed[row, first_routed : start - 1 + len(reply)] = True
             hidden[row, : len(suffixes[row])] = states[row]
