@@ -16,10 +16,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from sklearn.metrics import roc_auc_score
 
 from benchmarks.machine import facts
 from mogu.chat import Conversation
-from mogu.evaluation.before_after import answer, first_token_divergence, refused_shares
+from mogu.evaluation.before_after import ReplyRow, answer, first_token_divergence, refused_shares
 from mogu.generation import Mode, MoguModel
 
 LOG = Path(__file__).with_name("log.jsonl")
@@ -38,6 +39,28 @@ def read_benchmarks(folder: Path) -> dict[str, list[Conversation]]:
         "XSTest unsafe": [row["prompt"] for row in xstest if row["label"] != "safe"],
     }
     return {name: [[{"role": "user", "content": text}] for text in rows] for name, rows in texts.items()}
+
+
+def _gate_figures(rows: list[ReplyRow]) -> dict[str, Any]:
+    """What the gate itself says: flagged shares, XSTest's AUROC, and whether unflagged replies are the base's."""
+    base = {(row.group, row.prompt): row.response for row in rows if row.mode == "base"}
+    mogu = [row for row in rows if row.mode == "mogu"]
+    unflagged = [row for row in mogu if row.safe_weight == 0]
+    same = sum(row.response == base[row.group, row.prompt] for row in unflagged)
+    xstest = [row for row in mogu if row.group.startswith("XSTest")]
+    groups = dict.fromkeys(row.group for row in mogu)
+    flagged = {group: [row.safe_weight > 0 for row in mogu if row.group == group] for group in groups}
+    return {
+        "flagged": {group: round(sum(each) / len(each), 4) for group, each in flagged.items()},
+        "xstest_auroc": round(
+            float(
+                roc_auc_score([row.group == "XSTest unsafe" for row in xstest], [row.score for row in xstest])
+            ),
+            4,
+        ),
+        "unflagged": len(unflagged),
+        "unflagged_equal_to_base": same,
+    }
 
 
 def main() -> None:
@@ -66,6 +89,7 @@ def main() -> None:
             model, groups, modes=[mode], max_new_tokens=options.max_new_tokens, kept=kept, progress=progress
         )
     shares = refused_shares(rows)
+    gate = _gate_figures(rows) if model.config.weights == "sequence" else None
     divergence = first_token_divergence(model, groups["Just-Eval benign"])
     table = Table("set", "n", "base", "MoGU", "difference")
     for group, modes in shares.items():
@@ -74,6 +98,8 @@ def main() -> None:
         table.add_row(group, str(base.replies), *cells, f"{100 * (mogu.value - base.value):+.1f} points")
     console.print(table)
     console.print(f"first-token KL on Just-Eval: mean {statistics.mean(divergence):.3f} nats")
+    if gate:
+        console.print(f"gate: {json.dumps(gate)}")
     entry: dict[str, Any] = {
         **facts(),
         "adapter": digest,
@@ -84,6 +110,7 @@ def main() -> None:
             "mean": round(statistics.mean(divergence), 4),
             "median": round(statistics.median(divergence), 4),
         },
+        "gate": gate,
         "training": model.config.training,
     }
     with LOG.open("a", encoding="utf-8") as file:

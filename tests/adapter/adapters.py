@@ -3,9 +3,10 @@
 import torch
 from transformers import PreTrainedModel
 
-from mogu.adapter.attach import Adapter, attach
-from mogu.adapter.config import AdapterConfig, PartName, package_versions
+from mogu.adapter.attach import Adapter, attach, new_gate
+from mogu.adapter.config import AdapterConfig, GateConfig, PartName, package_versions
 from mogu.models import ModelIdentity, find_projections
+from mogu.turns import TurnMarks
 
 RANK = 4
 ALPHA = 6.0  # a scaling that is neither 1 nor a whole number
@@ -43,6 +44,24 @@ def config_of(adapter: Adapter, parts: tuple[PartName, ...] = ("safe", "usable",
         metrics={"refused": {"malicious": {"base": 0.03125, "mogu": 0.96875}}},
         created="2025-01-31",
     )
+
+
+def gated(adapter: Adapter, seed: int = 3) -> AdapterConfig:
+    """Give an adapter a random gate of its first and last layer; its config, of sequence routing."""
+    layers = [0, 2]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in new_gate(adapter, layers).parameters():
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    gate = GateConfig(
+        layers=layers,
+        threshold=0.52,
+        marks=TurnMarks(preamble=[], border=[], header=[]),
+        break_ids=[12],
+        refusal_starts=[70, 80],
+    )
+    update = {"weights": "sequence", "routed_tokens": None, "routed_prompt_tokens": 0, "gate": gate}
+    return config_of(adapter, ("safe", "gate")).model_copy(update=update)
 
 
 def token_ids(rows: int = 3, width: int = 7, seed: int = 2) -> torch.Tensor:

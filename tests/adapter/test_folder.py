@@ -4,12 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from mogu.adapter import folder as adapter_folder
-from mogu.adapter.card import model_card
 from mogu.adapter.config import package_versions
 from mogu.adapter.folder import check_target, load_adapter, read_config, save_adapter
 from mogu.adapter.layer import SAFE, USABLE
@@ -395,36 +393,3 @@ def test_check_target(saved, tmp_path):
         check_target(saved)
     with pytest.raises(AdapterError, match="is a file"):
         check_target(saved / "notes.txt")
-
-
-# The card.
-
-
-def test_the_card_tells_what_the_config_holds(saved):
-    card = (saved / "README.md").read_text(encoding="utf-8")
-    _, front_matter, text = card.split("---\n", 2)
-
-    assert yaml.safe_load(front_matter) == {
-        "base_model": "tiny/llama",
-        "base_model_relation": "adapter",
-        "library_name": "mogu-llm",
-        "pipeline_tag": "text-generation",
-        "tags": ["mogu", "safety", "lora", "peft"],
-    }
-    assert "| refused / malicious / mogu | 0.9688 |" in text
-    assert "| router / learning_rate | 0.0005 |" in text
-    assert "| dtype | bfloat16 |" in text
-    assert "MoguModel.from_pretrained" in text
-    assert "PeftModel.from_pretrained" in text
-    assert "tiny/llama at revision `abc123`" in text
-
-
-def test_the_card_of_a_local_base_names_it_in_the_text_alone(saved):
-    config = read_config(saved)
-    local = config.base.model_copy(update={"name": "models/mine", "revision": None})
-    card = model_card(config.model_copy(update={"base": local, "metrics": {}}))
-    _, front_matter, text = card.split("---\n", 2)
-
-    assert "base_model" not in yaml.safe_load(front_matter)
-    assert "models/mine" in text
-    assert "Nothing was noted." in text

@@ -5,7 +5,7 @@ import pytest
 from mogu.adapter.folder import save_adapter
 from mogu.cli import main
 from mogu.models import load_model
-from tests.adapter.adapters import config_of, random_adapter
+from tests.adapter.adapters import config_of, gated, random_adapter
 from tests.tiny import save_tiny
 
 
@@ -18,6 +18,16 @@ def adapter_folder(tmp_path_factory):
     config = config_of(adapter).model_copy(update={"base": loaded.identity})
     save_adapter(folder / "adapter", adapter, config)
     return folder / "adapter"
+
+
+@pytest.fixture(scope="session")
+def sequence_folder(adapter_folder):
+    """The same model, hardened by sequence routing."""
+    loaded = load_model(adapter_folder.parent / "base")
+    adapter = random_adapter(loaded.model)
+    config = gated(adapter).model_copy(update={"base": loaded.identity})
+    save_adapter(adapter_folder.parent / "sequence", adapter, config)
+    return adapter_folder.parent / "sequence"
 
 
 @pytest.fixture

@@ -4,7 +4,11 @@ import sys
 
 import pytest
 
+from mogu.adapter.folder import read_config
+from mogu.cli.chat import _routing
+from mogu.cli.console import printable
 from mogu.generation import MoguModel, ReplyStream
+from mogu.generation.reply import Reply
 
 
 @pytest.fixture
@@ -51,6 +55,58 @@ def test_the_conversation_goes_on_until_new(chat, conversations):
 def test_the_mode_is_what_was_asked_for(chat):
     assert "safe 1.00, usable 0.00" in chat("Hi\n", "--mode", "safe")[1]
     assert "safe 0.00, usable 1.00" in chat("Hi\n", "--mode", "base")[1]
+
+
+@pytest.fixture
+def chat_by_sequence(mogu, sequence_folder):
+    def run(text, *more):
+        return mogu("chat", sequence_folder, "--max-new-tokens", 5, *more, stdin=io.StringIO(text))
+
+    return run
+
+
+def test_a_sequence_adapter_tells_score_threshold_and_decision_instead(chat_by_sequence, sequence_folder):
+    model = MoguModel.from_pretrained(sequence_folder)
+    (reply,) = model.reply([[{"role": "user", "content": "Hi"}]], max_new_tokens=5)
+    assert reply.score > 0.52
+    code, out, _ = chat_by_sequence("Hi\n")
+    assert code == 0
+    assert out.endswith(f"\ngate {reply.score:.2f} (threshold 0.52): refused\n\n")
+    assert "usable" not in out
+
+
+def test_another_threshold_is_what_decides(chat_by_sequence, sequence_folder):
+    model = MoguModel.from_pretrained(sequence_folder)
+    (base,) = model.reply([[{"role": "user", "content": "Hi"}]], mode="base", max_new_tokens=5)
+    code, out, _ = chat_by_sequence("Hi\n", "--threshold", 0.99)
+    assert code == 0
+    score = re.search(r"gate (0\.\d\d) \(threshold 0\.99\): the base's reply\n", out)[1]
+    assert out.startswith(printable(base.text))
+    assert f"gate {score} (threshold 0.00): refused" in chat_by_sequence("Hi\n", "--threshold", 0)[1]
+
+
+def test_where_no_gate_is_asked_there_is_no_score(chat_by_sequence):
+    assert "\ngate not asked: refused\n" in chat_by_sequence("Hi\n", "--mode", "safe")[1]
+    assert "\ngate not asked: the base's reply\n" in chat_by_sequence("Hi\n", "--mode", "base")[1]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "line"),
+    [
+        (None, "gate 0.93 (threshold 0.52, in the reply 0.90): refused"),
+        (0.6, "gate 0.93 (threshold 0.60, in the reply 0.90): refused"),
+        (0.92, "gate 0.93 (threshold 0.92, in the reply 0.92): refused"),
+    ],
+)
+def test_a_gate_that_reads_replies_tells_both_thresholds(sequence_folder, threshold, line):
+    gate = read_config(sequence_folder).gate.model_copy(update={"reply_threshold": 0.9})
+    assert _routing(Reply("no", 4, 0.25, 0.75, 0.931), gate, threshold) == line
+
+
+def test_a_token_adapter_refuses_a_threshold_before_anything_is_typed(chat, conversations):
+    code, out, err = chat("Hi\n", "--threshold", 0.5)
+    assert (code, out, conversations) == (2, "", [])
+    assert "error: threshold belongs to sequence routing; this adapter routes token by token" in err
 
 
 def test_markup_is_text_and_control_characters_never_reach_the_terminal(chat, monkeypatch):

@@ -141,6 +141,51 @@ def test_results_of_another_run_are_refused(generate, files, batches):
     assert "out.jsonl.partial holds results of a run with another input, mode, max-new-tokens." in err
 
 
+@pytest.fixture
+def by_sequence(mogu, sequence_folder, files):
+    """Runs the command with a sequence adapter; every option but the threshold stays the same."""
+
+    def run(*more):
+        given = ["--input", files[0], "--output", files[1], "--max-new-tokens", 4, "--batch-size", 2]
+        return mogu("generate", sequence_folder, *given, *more)
+
+    return run
+
+
+def test_the_threshold_decides_which_rows_are_refused(by_sequence, files):
+    assert by_sequence("--threshold", 0)[0] == 0
+    rows = read(files[1])
+    scores = sorted(row["score"] for row in rows)
+    assert [(row["safe_weight"], row["usable_weight"]) for row in rows] == [(1, 0)] * 5
+    middle = (scores[2] + scores[3]) / 2
+    assert by_sequence("--threshold", middle)[0] == 0
+    again = read(files[1])
+    assert [row["score"] for row in again] == pytest.approx([row["score"] for row in rows], abs=1e-5)
+    assert [row["safe_weight"] for row in again] == [float(row["score"] >= middle) for row in rows]
+    assert sum(row["safe_weight"] for row in again) == 2
+
+
+def test_results_of_another_threshold_are_refused(by_sequence, files, batches):
+    batches.fail_after = 1
+    by_sequence("--threshold", 0.25)
+    partial = files[1].with_name("out.jsonl.partial")
+    assert read(partial)[0]["threshold"] == 0.25
+    code, _, err = by_sequence("--threshold", 0.75)
+    assert code == 2
+    assert "holds results of a run with another threshold." in err
+    assert "holds results of a run with another threshold." in by_sequence()[2]
+    batches.fail_after = None
+    assert by_sequence("--threshold", 0.25)[0] == 0
+    assert not partial.exists()
+
+
+def test_a_token_adapter_refuses_a_threshold_and_leaves_no_file(generate, files):
+    code, _, err = generate("--threshold", 0.5)
+    assert code == 2
+    assert "threshold belongs to sequence routing; this adapter routes token by token" in err
+    assert [path.name for path in files[1].parent.iterdir()] == ["in.jsonl"]
+
+
 @pytest.mark.parametrize("content", ["", '{"input"'])
 def test_a_partial_file_without_a_whole_first_line_is_begun_anew(generate, files, content):
     files[1].with_name("out.jsonl.partial").write_text(content)

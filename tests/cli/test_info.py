@@ -1,4 +1,4 @@
-from mogu.adapter.card import shown
+from mogu.adapter import folder
 
 
 def row(out, name):
@@ -7,7 +7,7 @@ def row(out, name):
     return line.strip().removeprefix(name).strip()
 
 
-def test_what_the_folder_says_of_itself_isshown(mogu, adapter_folder):
+def test_what_the_folder_says_of_itself_is_shown(mogu, adapter_folder):
     code, out, _ = mogu("info", adapter_folder)
     assert code == 0
     assert row(out, "parts") == "safe, usable, routers"
@@ -24,10 +24,30 @@ def test_what_the_folder_says_of_itself_isshown(mogu, adapter_folder):
     assert row(out, "torch")
 
 
-def test_long_and_nested_lists_are_only_counted():
-    assert shown([1, 2.5, None]) == "1, 2.5, none"
-    assert shown([{"step": 1}, {"step": 2}]) == "2 entries, in mogu_config.json"
-    assert shown(list(range(9))) == "9 entries, in mogu_config.json"
+def test_a_sequence_adapter_tells_its_gate_and_no_routed_tokens(mogu, sequence_folder):
+    code, out, _ = mogu("info", sequence_folder)
+    assert code == 0
+    assert row(out, "parts") == "safe, gate"
+    assert row(out, "weights") == "by sequence"
+    assert row(out, "gate layers") == "0, 2"
+    assert row(out, "threshold") == "0.52"
+    assert row(out, "reply threshold") == "none, replies are not read"
+    assert "routed reply tokens" not in out
+    assert "routed prompt tokens" not in out
+
+
+def test_a_gate_that_reads_replies_tells_its_second_threshold(mogu, sequence_folder, monkeypatch):
+    config = folder.read_config(sequence_folder)
+    gate = config.gate.model_copy(update={"reply_threshold": 0.9})
+    monkeypatch.setattr(folder, "read_config", lambda _: config.model_copy(update={"gate": gate}))
+    assert row(mogu("info", sequence_folder)[1], "reply threshold") == "0.9"
+
+
+def test_a_token_adapter_has_no_gate(mogu, adapter_folder):
+    out = mogu("info", adapter_folder)[1]
+    assert row(out, "weights") == "by token"
+    assert "gate layers" not in out
+    assert "threshold" not in out
 
 
 def test_a_folder_that_is_none_is_refused(mogu, tmp_path):

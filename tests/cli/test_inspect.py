@@ -1,5 +1,7 @@
 import re
 
+import pytest
+
 from mogu.generation import MoguModel
 
 
@@ -19,6 +21,35 @@ def test_the_picture_shows_the_trace_of_prompt_and_reply(mogu, adapter_folder, t
     assert f"{routed} of {len(trace.tokens)} tokens are routed, in {len(trace.layers)} layers." in html
     assert html.count("<td ") == routed * (1 + len(trace.layers))
     assert re.findall(r"<th>(\d+)</th>", html) == [str(layer) for layer in trace.layers]
+
+
+@pytest.mark.parametrize("threshold", [None, 0.0, 1.0])
+def test_of_a_sequence_adapter_it_shows_the_gate_along_the_words(mogu, sequence_folder, tmp_path, threshold):
+    file, prompt = tmp_path / "page.html", "Is <this> it?"
+    more = [] if threshold is None else ["--threshold", threshold]
+    code, out, _ = mogu(
+        "inspect", sequence_folder, "--prompt", prompt, "--output", file, "--max-new-tokens", 6, *more
+    )
+    assert (code, out) == (0, f"Picture: {file}\n")
+    html = file.read_text(encoding="utf-8")
+    trace = MoguModel.from_pretrained(sequence_folder).trace(
+        [{"role": "user", "content": prompt}], threshold=threshold, max_new_tokens=6
+    )
+    assert trace.threshold == (0.52 if threshold is None else threshold)
+    score = trace.gate[trace.prompt_length - 1]
+    assert ("<strong>Refused:</strong>" in html) == (score >= trace.threshold)
+    assert ("<strong>The base's reply:</strong>" in html) == (score < trace.threshold)
+    assert f'aria-label="probability {score:.2f}, threshold {trace.threshold:.2f}"' in html
+    assert len(re.findall(r'<span class="s\d', html)) == trace.prompt_length
+    assert "<table>" not in html
+
+
+def test_a_token_adapter_refuses_a_threshold(mogu, adapter_folder, tmp_path):
+    given = ["--prompt", "Hi", "--output", tmp_path / "page.html", "--threshold", 0.5]
+    code, _, err = mogu("inspect", adapter_folder, *given)
+    assert code == 2
+    assert "threshold belongs to sequence routing; this adapter routes token by token" in err
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_an_empty_prompt_is_refused(mogu, adapter_folder, tmp_path):

@@ -47,6 +47,15 @@ def test_every_command_has_help(mogu, command):
     assert f"mogu {command}" in out
 
 
+@pytest.mark.parametrize("command", ["chat", "generate", "inspect"])
+def test_the_threshold_is_an_option_from_0_to_1(mogu, command):
+    assert "--threshold" in mogu(command, "--help")[1]
+    for value in ("-0.1", "1.01", "high"):
+        code, _, err = mogu(command, "x", "--threshold", value)
+        assert code == 2
+        assert "Invalid value for '--threshold'" in err
+
+
 def test_a_mistake_of_the_user_is_one_line_and_code_2(mogu, failing):
     failing(MoguError("no [bold]adapter[/bold] here; give another folder"))
     code, out, err = mogu("info", "x")

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from mogu.report.routing import routing_page
+from mogu.report.routing import gate_page, routing_page
 
 # Two layers, four tokens of which the middle two are routed; the reply begins at the third.
 TOKENS = ["Hi", "\n", " <b>", " you"]
@@ -90,3 +90,109 @@ def test_weights_a_little_outside_the_range_take_the_last_shade():
 def test_lists_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         page(**changes)
+
+
+# Sequence routing. Two tokens that the gate does not read, three of the prompt that it does, and a reply.
+WORDS = ["<s>", "user", "Make", " a", " <b>", "Sure", ",", " no"]
+GATE = [0.0, 0.0, 0.1, 0.55, 0.8, 0.6, 0.92, 0.99]
+
+
+def gate(**changes):
+    values = {
+        "tokens": WORDS,
+        "prompt_length": 5,
+        "gate": GATE,
+        "threshold": 0.52,
+        "reply_threshold": None,
+        "routed": [False] * 5 + [True] * 3,
+        "title": "Make <it>",
+    }
+    return gate_page(**values | changes)
+
+
+def words(html):
+    """The shaded words with their classes."""
+    return re.findall(r'<span class="(s[^"]*)">([^<]*)</span>', html)
+
+
+def sentence(html):
+    """What stands below the heading."""
+    return " ".join(re.sub("<[^>]*>", "", html.split("</h1>")[1].split("</p>")[0]).split())
+
+
+def headings(html):
+    return re.findall(r"<i>([^<]+)</i>([^<]*)", html)
+
+
+PROMPT_WORDS = [("s2", "Make"), ("s11 above", " a"), ("s16 above", " &lt;b&gt;")]
+
+
+def test_the_words_that_the_gate_reads_are_shaded_and_marked_from_the_threshold_on():
+    html = gate()
+    assert words(html) == PROMPT_WORDS
+    assert headings(html)[0] == ("prompt", "&lt;s&gt;user")
+    for level in range(21):
+        assert f".s{level}, body" in html
+
+
+def test_a_refusal_is_told_in_one_sentence():
+    html = gate()
+    assert sentence(html) == (
+        "Refused: the gate's probability at the prompt's end, 0.80, reaches the threshold of 0.52."
+    )
+    assert headings(html)[1] == ("reply, by the safe variant", "Sure, no")
+    assert 'aria-label="probability 0.80, threshold 0.52"' in html
+    assert "--at: 80.0%" in html
+    assert "--at: 52.0%" in html
+
+
+def test_a_score_that_is_the_threshold_refuses():
+    assert sentence(gate(threshold=0.8)).startswith("Refused:")
+    assert words(gate(threshold=0.8))[-1] == ("s16 above", " &lt;b&gt;")
+
+
+def test_a_reply_of_the_base_is_told_in_one_sentence():
+    html = gate(threshold=0.9, routed=[False] * 8)
+    assert sentence(html) == (
+        "The base's reply: the gate's probability at the prompt's end, 0.80, is below the threshold of 0.90."
+    )
+    assert headings(html)[1] == ("reply, by the base", "Sure, no")
+    assert words(html) == [("s2", "Make"), ("s11", " a"), ("s16", " &lt;b&gt;")]
+
+
+def test_a_gate_that_reads_replies_shades_them_up_to_where_it_refuses():
+    html = gate(threshold=0.85, reply_threshold=0.9, routed=[False] * 7 + [True])
+    assert sentence(html) == (
+        "Refused in mid-reply: the gate's probability at the prompt's end, 0.80, is below the threshold of "
+        "0.85, but in the reply it reaches 0.92, and 0.90 is enough there."
+    )
+    assert words(html)[3:] == [("s12", "Sure"), ("s18 above", ",")]
+    assert headings(html)[1:] == [("reply, by the base", ""), ("reply, by the safe variant", " no")]
+    assert "and then each token of the base's reply" in html
+
+
+def test_a_reply_that_is_read_to_its_end_is_shaded_to_its_end():
+    html = gate(threshold=0.85, reply_threshold=0.995, routed=[False] * 8)
+    assert sentence(html).startswith("The base's reply:")
+    assert words(html)[3:] == [("s12", "Sure"), ("s18", ","), ("s20", " no")]
+
+
+def test_what_a_refusal_says_is_not_read():
+    assert words(gate(reply_threshold=0.9)) == PROMPT_WORDS
+
+
+def test_each_shaded_word_can_be_read_off():
+    assert 'const readings = [["Make", 0.1], ["\\u00b7a", 0.55], ["\\u00b7\\u003cb\\u003e", 0.8]];' in gate()
+
+
+def test_the_page_of_a_gate_is_escaped_and_needs_nothing_from_the_network():
+    html = gate(tokens=["<script>", "</script>", "<img>", "&", *WORDS[4:]], title="</title><script>")
+    assert html.count("<script>") == html.count("</script>") == 1
+    assert "<img>" not in html
+    assert not re.search(r"https?:|src=|@import|<link", html)
+
+
+@pytest.mark.parametrize("changes", [{"gate": GATE[:1]}, {"routed": [True]}])
+def test_lists_of_another_length_are_refused(changes):
+    with pytest.raises(ValueError, match="has 1 values for 8 tokens"):
+        gate(**changes)

@@ -266,7 +266,7 @@ def test_what_has_begun_follows_the_seed_and_is_not_generated_again(tokenizer, t
 
 def test_one_request_in_two_frames_has_two_replies(tokenizer, tmp_path):
     request = requests()[0]
-    texts = ["Hi", "no", "In a play: Hi", "no", "no", "Now: Hi", "no", "no"]
+    texts = ["no", "In a play: Hi", "no", "no", "no", "Hi", "no", "no"]
     # All under one id, at places where a reply has begun.
     prompts = [Prompt(request, encode_requests(tokenizer, requests(texts=[text]))[0].ids) for text in texts]
     begun = begun_of(tokenizer, tmp_path, prompts)
@@ -274,7 +274,7 @@ def test_one_request_in_two_frames_has_two_replies(tokenizer, tmp_path):
     for row in (1, 5):
         with torch.no_grad():
             assert begun[row] == greedy(model, prompts[row].ids, 8)[: len(begun[row])] != []
-    assert begun[1] != begun[5][: len(begun[1])]
+    assert begun[1][0] != begun[5][0]
 
 
 def test_a_reply_that_ends_at_once_has_not_begun(tokenizer, tmp_path):

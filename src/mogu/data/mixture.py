@@ -25,14 +25,14 @@ SHARES: dict[Label, dict[str, float]] = {
         "innocent_frame": 0.04,
         "noise": 0.03,
         "conversation": 0.10,
-        "history": 0.10,
+        "history": 0.12,
     },
     "benign": {
         "jailbreak_frame": 0.12,
         "innocent_frame": 0.08,
         "noise": 0.02,
         "conversation": 0.12,
-        "history": 0.12,
+        "history": 0.15,
         "document": 0.012,
     },
 }

@@ -121,14 +121,16 @@ def gate_page(
         if len(values) != len(tokens):
             raise ValueError(f"{name} has {len(values)} values for {len(tokens)} tokens")
 
+    probability = gate[prompt_length - 1]
+    refused = probability >= threshold
     begins = routed.index(True) if any(routed) else None
     # What a refusal says is not read, nor any reply by a gate that reads prompts alone.
     end = prompt_length if reply_threshold is None else begins or len(tokens)
     limits = [threshold] * prompt_length + [reply_threshold or threshold] * (len(tokens) - prompt_length)
-    read = [probability > 0 and index < end for index, probability in enumerate(gate)]
+    read = [each > 0 and index < end for index, each in enumerate(gate)]
     shades = [
-        (f"s{_level(probability)}" + " above" * (probability >= limit)) * is_read
-        for probability, limit, is_read in zip(gate, limits, read, strict=True)
+        (f"s{_level(each)}" + " above" * (each >= limit)) * is_read
+        for each, limit, is_read in zip(gate, limits, read, strict=True)
     ]
     headings = {0: "prompt", prompt_length: "reply, by the base"}
     if begins is not None:
@@ -140,14 +142,14 @@ def gate_page(
         tokens=tokens,
         headings=headings,
         shades=shades,
-        probability=gate[prompt_length - 1],
+        probability=probability,
         threshold=threshold,
-        refused=begins == prompt_length,
-        turned=None if begins in (None, prompt_length) else gate[begins - 1],
+        refused=refused,
+        turned=None if refused or begins is None else gate[begins - 1],
         reply_threshold=reply_threshold,
         readings=[
-            (token.translate(VISIBLE), round(probability, 4))
-            for token, probability, is_read in zip(tokens, gate, read, strict=True)
+            (token.translate(VISIBLE), round(each, 4))
+            for token, each, is_read in zip(tokens, gate, read, strict=True)
             if is_read
         ],
     )

@@ -114,6 +114,10 @@ def _auroc_against(logits: np.ndarray, malicious: np.ndarray, others: np.ndarray
     return round(float(roc_auc_score(malicious[chosen], logits[chosen])), 4) if others.any() else None
 
 
+LOOK_ALIKE_KINDS = {"look_alike", "contrast", "jailbreak_frame", "follow_up", "history"}
+"""Kinds of benign requests that look dangerous: by their words, by their frame, or by what was refused before them."""
+
+
 def is_look_alike(kinds: Sequence[str], malicious: np.ndarray) -> np.ndarray:
-    """``(rows,)`` bool: the benign ones of a kind that looks dangerous, by its words or by its frame."""
-    return np.array([kind in ("look_alike", "contrast", "jailbreak_frame") for kind in kinds]) & ~malicious
+    """``(rows,)`` bool: the benign ones of a kind that looks dangerous."""
+    return np.array([kind in LOOK_ALIKE_KINDS for kind in kinds]) & ~malicious

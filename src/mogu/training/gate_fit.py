@@ -37,13 +37,11 @@ class Reading:
     Attributes:
         hidden: ``(layers, tokens, features)`` float16, of root mean square 1, on the CPU.
         malicious: its label.
-        importance: how much it counts.
         group: readings of one group are left out together, such as those of one request in several frames.
     """
 
     hidden: Tensor
     malicious: bool
-    importance: float = 1.0
     group: str = ""
 
 
@@ -87,7 +85,6 @@ class _Batch:
     x: Tensor  # (rows, tokens, features), padded on the left
     read: Tensor  # (rows, tokens) bool
     label: Tensor  # (rows, 1)
-    importance: Tensor  # (rows, 1)
 
 
 def _fit_probe(
@@ -107,10 +104,7 @@ def _fit_probe(
             x = _dropped(batch.x, DROPOUT, generator)
             units = _dropped(F.gelu(F.linear(x, probe.inner, probe.inner_bias)), UNIT_DROPOUT, generator)
             pooled = probe.pool(F.linear(units, probe.vectors, probe.offsets), batch.read)  # (rows, 4)
-            losses = F.binary_cross_entropy_with_logits(
-                pooled, batch.label.expand_as(pooled), reduction="none"
-            )
-            loss = (losses * batch.importance).sum() / batch.importance.sum() / pooled.shape[1]
+            loss = F.binary_cross_entropy_with_logits(pooled, batch.label.expand_as(pooled))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -146,8 +140,7 @@ def _batches(
         x, read = _stacked([reading.hidden[index] for reading in rows])
         x = torch.where(read[..., None], (x - mean) / spread, 0.0)
         label = torch.tensor([[float(reading.malicious)] for reading in rows])
-        importance = torch.tensor([[reading.importance] for reading in rows])
-        yield _Batch(x.to(device), read.to(device), label.to(device), importance.to(device))
+        yield _Batch(x.to(device), read.to(device), label.to(device))
 
 
 def _by_length(readings: Sequence[Reading]) -> Iterator[list[Reading]]:

@@ -90,7 +90,6 @@ def read_conversations(
     recorder: Recorder,
     marks: TurnMarks,
     prompts: Sequence[Prompt],
-    importance: Sequence[float],
     layers: Sequence[int],
     progress: Progress,
 ) -> list[Reading]:
@@ -100,7 +99,6 @@ def read_conversations(
         recorder: of the base.
         marks: of the chat template.
         prompts: to read.
-        importance: how much each of them counts.
         layers: indices of the decoder layers.
         progress: called after each batch.
     """
@@ -110,7 +108,7 @@ def read_conversations(
         for row, states in zip(batch.rows, hidden, strict=True):
             request = prompts[row].request
             kept = normalised(states.float()).half().cpu()
-            readings[row] = Reading(kept, request.label == "malicious", importance[row], request.id)
+            readings[row] = Reading(kept, request.label == "malicious", request.id)
     return [readings[row] for row in range(len(prompts))]
 
 

@@ -13,7 +13,6 @@ from mogu.adapter.attach import Adapter
 from mogu.adapter.config import GateConfig
 from mogu.adapter.gate import Gate
 from mogu.corpus import corpus_refusals
-from mogu.data.pairs import importance_of
 from mogu.files import write_atomic
 from mogu.models import LoadedModel
 from mogu.training.gate_calibration import apply_calibration, calibrate_gate, is_look_alike
@@ -36,7 +35,7 @@ COMMON_START = 0.1
 LONGEST_PROMPT = 256
 """Tokens of a prompt that the safe variant learns from: what it says hangs little on a document before it."""
 
-SAFE_VALIDATION = 32
+SAFE_VALIDATION = 16
 """Validation requests of each label on which the safe variant's checkpoint is chosen."""
 
 FOLDS = 3
@@ -178,8 +177,7 @@ def _train_gate(
         direct = [prompt for prompt in validation if not prompt.request.group]
         layers, separable = choose_layers(recorder, marks, direct, settings.seed, step)
     with run.stage("read conversations") as step:
-        importance = [importance_of(prompt.request) if settings.weigh_by_kind else 1.0 for prompt in rows]
-        readings = read_conversations(recorder, marks, rows, importance, layers, step)
+        readings = read_conversations(recorder, marks, rows, layers, step)
     malicious = np.array([reading.malicious for reading in readings])
     assert settings.benign_refusal_budget is not None  # the settings see to it
     with run.stage("calibrate") as step:

@@ -19,8 +19,8 @@ class TrainingSettings(BaseModel):
     )
 
     # Data.
-    malicious_requests: int = Field(750, ge=8, description="malicious requests trained on (paper: 300)")
-    benign_requests: int = Field(850, ge=8, description="benign requests trained on (paper: 300)")
+    malicious_requests: int = Field(700, ge=8, description="malicious requests trained on (paper: 300)")
+    benign_requests: int = Field(800, ge=8, description="benign requests trained on (paper: 300)")
     variant_requests: int | None = Field(
         160,
         ge=8,
@@ -32,7 +32,7 @@ class TrainingSettings(BaseModel):
     reply_tokens: int = Field(
         16, ge=2, description="token routing: tokens of the base's own reply to a benign request"
     )
-    validation_requests: int = Field(160, ge=8, description="validation requests of each label")
+    validation_requests: int = Field(140, ge=8, description="validation requests of each label")
 
     # Layer.
     rank: int = Field(8, ge=1, description="LoRA rank of each variant (paper: 8)")
@@ -77,7 +77,8 @@ class TrainingSettings(BaseModel):
         2.0, ge=0, description="lambda, the weight of the router loss (paper: 2)"
     )
     weigh_by_kind: bool = Field(
-        True, description="look-alikes count double for the routers, short harmful questions half (paper: no)"
+        True,
+        description="token routing: look-alikes count double, short harmful questions half (paper: no)",
     )
     router_distance: Literal["l1", "squared"] = Field(
         "l1", description="distance in the router loss (paper: l1)"
