@@ -51,14 +51,23 @@ class TurnMarks(BaseModel):
         What came before acts on the later hidden states, which have attended to it. A system message that a caller
         wrote is read.
         """
-        if self.border:
-            border = self.border
-            for start in range(len(ids) - len(border), -1, -1):
-                if ids[start] == border[0] and list(ids[start : start + len(border)]) == border:
-                    return min(start + len(border), len(ids) - 1)
+        if self.border and (replies := _places(ids, self.header)):
+            # A border that no reply comes before stands behind a system message.
+            borders = [place for place in _places(ids, self.border) if place > replies[0]]
+            if borders:
+                return min(borders[-1] + len(self.border), len(ids) - 1)
         begins = len(self.preamble) < len(ids) and list(ids[: len(self.preamble)]) == self.preamble
         return len(self.preamble) if begins else 0
 
     def is_begun(self, ids: Sequence[int]) -> bool:
         """Whether the prompt ends with the beginning of a reply that the caller wrote."""
         return bool(self.header) and list(ids[-len(self.header) :]) != self.header
+
+
+def _places(ids: Sequence[int], mark: list[int]) -> list[int]:
+    """Where a mark begins; nowhere if it is empty."""
+    return [
+        start
+        for start in range(len(ids) - len(mark) + 1)
+        if mark and ids[start] == mark[0] and list(ids[start : start + len(mark)]) == mark
+    ]

@@ -1,18 +1,22 @@
 import json
 from collections import Counter, defaultdict
 from importlib import resources
-from itertools import product
+from itertools import chain, product
 
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mogu.corpus import (
     corpus_categories,
+    corpus_conversations,
+    corpus_documents,
     corpus_openers,
     corpus_refusals,
     corpus_requests,
+    corpus_systems,
     corpus_wrappers,
 )
+from mogu.corpus.encodings import ENCODINGS
 from mogu.data.requests import normalised
 from mogu.evaluation.judges.refusal import holds_refusal
 
@@ -71,7 +75,7 @@ def harms():
 
 def test_there_are_enough_requests_of_each_kind():
     malicious, benign = (Counter(row.kind for row in requests_of(label)) for label in KINDS)
-    assert malicious.total() >= 600 and benign.total() >= 800
+    assert malicious.total() >= 1500 and benign.total() >= 2000
     assert malicious["imperative"] >= 300 and malicious["question"] >= 150
     assert benign["everyday"] >= 400
     assert benign["look_alike"] + benign["contrast"] >= 150
@@ -91,7 +95,7 @@ def test_the_fields_of_a_request_are_valid(label):
     rows = rows_of(f"{label}.jsonl")
     assert len(rows) == len(requests_of(label))
     for row in rows:
-        assert row.keys() <= {"text", "kind", "category", "topic", "pair", "split"}
+        assert row.keys() <= {"text", "kind", "category", "topic", "pair", "language", "split"}
         assert row["text"] == row["text"].strip() != ""
         assert row["split"] in SPLITS and row["kind"] in KINDS[label]
     requests = requests_of(label)
@@ -105,7 +109,7 @@ def test_the_fields_of_a_request_are_valid(label):
 def test_no_text_stands_twice_in_any_file():
     texts = [normalised(row.text) for label in KINDS for row in requests_of(label)]
     texts += [normalised(row["template"]) for row in rows_of("wrappers.jsonl")]
-    texts += [normalised(text) for text in (*corpus_refusals(), *corpus_openers())]
+    texts += [normalised(text) for text in (*chain(*corpus_refusals().values()), *corpus_openers())]
     assert [text for text, count in Counter(texts).items() if count > 1] == []
 
 
@@ -152,29 +156,78 @@ def test_no_test_request_is_a_paraphrase_of_a_training_request():
     assert close == []
 
 
-def test_frames_take_one_request_and_differ_by_split():
-    families = defaultdict(set)
+def test_frames_take_one_request_in_fourteen_families_of_six_groups_and_both_kinds():
+    families, groups = set(), defaultdict(set)
     for row in rows_of("wrappers.jsonl"):
-        assert row.keys() == {"template", "kind", "family", "split"}
+        assert row.keys() - {"encoding"} == {"template", "kind", "group", "family", "split"}
         assert row["template"].count("{}") == 1
-        families[row["kind"], row["family"]].add(row["split"])
-    assert all(len(found) == 1 for found in families.values())
+        assert row.get("encoding", "base64") in ENCODINGS
+        families.add(row["family"])
+        groups[row["group"]].add(row["kind"])
+    assert len(families) >= 14
+    assert groups.keys() == {"persona", "encoding", "language", "structure", "dialogue", "pretext"}
+    assert all(kinds == {"jailbreak", "innocent"} for kinds in groups.values())
     for kind, split in product(("jailbreak", "innocent"), SPLITS):
         wrappers = corpus_wrappers(kind, split)
         assert len(wrappers) >= 8
         assert {(wrapper.kind, wrapper.split) for wrapper in wrappers} == {(kind, split)}
 
 
-def test_a_frame_holds_a_request_unchanged():
+def test_a_frame_holds_a_request_unchanged_but_for_its_spelling():
     text = "What does {} mean in Python, and {topic}?"
     for kind, split in product(("jailbreak", "innocent"), SPLITS):
         for wrapper in corpus_wrappers(kind, split):
             before, after = wrapper.template.split("{}")
-            assert wrapper.wrap(text) == before + text + after
+            spelled = ENCODINGS[wrapper.encoding](text) if wrapper.encoding else text
+            assert wrapper.wrap(text) == before + spelled + after
+
+
+@pytest.mark.parametrize(
+    ("encoding", "spelled"),
+    [
+        ("base64", "S2lsbCB0aW1lPw=="),
+        ("leetspeak", "K1ll 71m3?"),
+        ("rot13", "Xvyy gvzr?"),
+        ("spaced", "K i l l   t i m e ?"),
+        ("reversed", "?emit lliK"),
+    ],
+)
+def test_the_ways_of_spelling(encoding, spelled):
+    assert ENCODINGS[encoding]("Kill time?") == spelled
+
+
+def test_documents_conversations_and_systems_are_there():
+    documents = [row for split in SPLITS for row in corpus_documents(split)]
+    assert len(documents) == 100
+    # 400 to 1,500 tokens, of four characters or so.
+    assert all(1_500 <= len(row.text) <= 8_000 and row.label == "benign" for row in documents)
+    talks = [row for label in KINDS for split in SPLITS for row in corpus_conversations(label, split)]
+    kinds = Counter((row.label, row.kind) for row in talks)
+    assert kinds["benign", "chat"] >= 100 and kinds["benign", "follow_up"] >= 50
+    assert kinds["malicious", "crescendo"] >= 50 and kinds["malicious", "asked_again"] >= 50
+    for row in talks:
+        assert row.messages[-1] == {"role": "user", "content": row.text}
+        assert {message["role"] for message in row.messages} <= {"user", "assistant"}
+    assert sum(len(corpus_systems(split)) for split in SPLITS) >= 60
+
+
+def test_a_first_turn_lies_in_one_split():
+    splits = defaultdict(set)
+    for row in rows_of("conversations.jsonl"):
+        splits[row["messages"][0]["content"]].add(row["split"])
+    assert [text for text, found in splits.items() if len(found) > 1] == []
+
+
+def test_ten_languages_beside_english_have_both_labels_and_refusals():
+    for language in set(corpus_refusals()) - {"en"}:
+        found = {label: [row for row in requests_of(label) if row.language == language] for label in KINDS}
+        assert len(found["malicious"]) >= 15 and len(found["benign"]) >= 20
+        assert len(corpus_refusals()[language]) >= 6
+    assert len(corpus_refusals()) == 11
 
 
 def test_most_refusals_name_something_or_offer_something():
-    refusals = corpus_refusals()
+    refusals = corpus_refusals()["en"]
     assert len(refusals) >= 40
     rich = [text for text in refusals if "{topic}" in text or "{alternative}" in text]
     assert len(rich) > len(refusals) / 2
@@ -197,7 +250,7 @@ def test_the_judge_holds_every_refusal_with_every_topic_and_alternative():
     }
     texts = {
         refusal.format(topic=topic, alternative=alternative)
-        for refusal in corpus_refusals()
+        for refusal in corpus_refusals()["en"]
         for topic, alternative in phrases
     }
     assert [text for text in sorted(texts) if not holds_refusal(text)] == []

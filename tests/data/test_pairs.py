@@ -4,6 +4,7 @@ from collections import Counter
 import pytest
 
 from mogu.corpus import Wrapper, corpus_categories, corpus_openers, corpus_requests, corpus_wrappers
+from mogu.corpus.encodings import ENCODINGS
 from mogu.data.pairs import balanced, opener_to, refusal_to, wrap, wrap_share
 from mogu.data.requests import Request
 
@@ -53,23 +54,22 @@ def test_exactly_the_share_is_wrapped(label, share, count, due):
     changed = [(old, new) for old, new in zip(rows, wrapped, strict=True) if old is not new]
     assert len(changed) == due
     for old, new in changed:
-        assert new.kind == "wrapped" and (new.id, new.label, new.category) == (
+        assert new.kind in ("jailbreak_frame", "innocent_frame") and (new.id, new.label, new.category) == (
             old.id,
             old.label,
             old.category,
         )
-        assert old.text in new.text != old.text
+        assert any(spell(old.text) in new.text for spell in (str, *ENCODINGS.values()))
+        assert new.text != old.text and new.group != ""
         assert new.messages == [{"role": "user", "content": new.text}]
 
 
 def templates(kind, split):
-    return {wrapper.template for wrapper in corpus_wrappers(kind, split)}
+    return {wrapper.wrap("{}") for wrapper in corpus_wrappers(kind, split)}
 
 
 def frames_of(label, split):
-    marker = "A question of no other use?"
-    wrapped = wrap_share([request(marker, label) for _ in range(800)], 1, split, seed=0)
-    return [row.text.replace(marker, "{}") for row in wrapped]
+    return [row.text for row in wrap_share([request("{}", label) for _ in range(1600)], 1, split, seed=0)]
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -78,7 +78,7 @@ def test_jailbreak_frames_hold_both_labels_and_innocent_ones_benign_requests(spl
     assert set(frames_of("malicious", split)) == jailbreaks
     frames = frames_of("benign", split)
     assert set(frames) == jailbreaks | innocents
-    assert 350 <= sum(frame in innocents for frame in frames) <= 450
+    assert 700 <= sum(frame in innocents for frame in frames) <= 900
 
 
 def test_wrapping_follows_the_seed():
@@ -96,7 +96,7 @@ def test_the_last_user_turn_is_wrapped_wherever_it_stands():
         {"role": "tool", "content": "Rain."},
     ]
     row = request("Weather in {}?", messages=turns)
-    wrapped = wrap(row, Wrapper("A play. {} Curtain.", "innocent", "role_play", "train"))
+    wrapped = wrap(row, Wrapper("A play. {} Curtain.", "innocent", "persona", "role_play", "train"))
     assert wrapped.text == "A play. Weather in {}? Curtain."
     assert [turn["content"] for turn in wrapped.messages] == [
         "Be brief.",

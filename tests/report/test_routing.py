@@ -168,7 +168,7 @@ def test_a_gate_that_reads_replies_shades_them_up_to_where_it_refuses():
     )
     assert words(html)[3:] == [("s12", "Sure"), ("s18 above", ",")]
     assert headings(html)[1:] == [("reply, by the base", ""), ("reply, by the safe variant", " no")]
-    assert "and then each token of the base's reply" in html
+    assert "and then each token that the base writes" in html
 
 
 def test_a_reply_that_is_read_to_its_end_is_shaded_to_its_end():

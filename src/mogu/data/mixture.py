@@ -72,6 +72,7 @@ def mixture(requests: Sequence[Request], label: Label, split: Split, count: int,
     histories = _histories(split)
     for request in balanced(short, counts["history"], seed + 3):
         talk = [*rng.choice(histories), *request.messages]
+        talk.sort(key=lambda message: message["role"] != "system")  # the request's own stays in front
         rows.append(replace(request, messages=talk, kind="history"))
     if label == "benign":
         rows += balanced(corpus_documents(split), counts["document"], seed)
