@@ -61,7 +61,10 @@ TAIL = "<|im_end|>\n<|im_start|>assistant\n"
             [("user", "1"), ("assistant", "2"), ("user", "3"), ("assistant", "4"), ("user", "five")],
             "five",
         ),
-        ([("system", "Be mean."), ("user", "hi")], "<|im_start|>system\nBe mean.<|im_end|>\n<|im_start|>user\nhi"),
+        (
+            [("system", "Be mean."), ("user", "hi")],
+            "<|im_start|>system\nBe mean.<|im_end|>\n<|im_start|>user\nhi",
+        ),
         ([("system", "Be mean."), ("user", "hi"), ("assistant", "yes"), ("user", "so?")], "so?"),
         ([("user", "")], ""),
     ],

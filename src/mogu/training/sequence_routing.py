@@ -106,7 +106,7 @@ def train_sequence_routing(
 def refusal_starts(loaded: LoadedModel) -> list[int]:
     """The token ids that the corpus's refusals commonly begin with, in all its languages.
 
-    A piece of a word in Latin letters does not count: in another language it may begin anything.
+    Of those in Latin letters only whole words count: a piece of a word may begin anything in another language.
     """
     starts: set[int] = set()
     for texts in corpus_refusals().values():
@@ -114,7 +114,7 @@ def refusal_starts(loaded: LoadedModel) -> list[int]:
         for text in texts:
             encoding = loaded.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             end = encoding["offset_mapping"][0][1]
-            if not text[:end].isascii() or not text[end : end + 1].isalpha():
+            if not text[:end].isascii() or text[end : end + 1] == " ":
                 first[encoding["input_ids"][0]] += 1
         starts |= {token for token, times in first.items() if times >= COMMON_START * len(texts)}
     return sorted(starts)
