@@ -21,19 +21,19 @@ from mogu.data.requests import Label, Request, Split
 
 SHARES: dict[Label, dict[str, float]] = {
     "malicious": {
-        "jailbreak_frame": 0.22,
-        "innocent_frame": 0.04,
+        "jailbreak_frame": 0.17,
+        "innocent_frame": 0.03,
         "noise": 0.03,
-        "conversation": 0.10,
-        "history": 0.12,
+        "conversation": 0.08,
+        "history": 0.09,
     },
     "benign": {
-        "jailbreak_frame": 0.12,
-        "innocent_frame": 0.08,
+        "jailbreak_frame": 0.10,
+        "innocent_frame": 0.06,
         "noise": 0.02,
-        "conversation": 0.12,
-        "history": 0.15,
-        "document": 0.012,
+        "conversation": 0.10,
+        "history": 0.10,
+        "document": 0.008,
     },
 }
 """How many of a label's rows are of each kind; the rest are direct requests."""

@@ -19,8 +19,8 @@ class TrainingSettings(BaseModel):
     )
 
     # Data.
-    malicious_requests: int = Field(700, ge=8, description="malicious requests trained on (paper: 300)")
-    benign_requests: int = Field(800, ge=8, description="benign requests trained on (paper: 300)")
+    malicious_requests: int = Field(950, ge=8, description="malicious requests trained on (paper: 300)")
+    benign_requests: int = Field(1000, ge=8, description="benign requests trained on (paper: 300)")
     variant_requests: int | None = Field(
         160,
         ge=8,
@@ -84,13 +84,13 @@ class TrainingSettings(BaseModel):
         "l1", description="distance in the router loss (paper: l1)"
     )
     benign_refusal_budget: float | None = Field(
-        0.01,
+        0.02,
         ge=0,
         le=1,
         description="share of benign requests that may be refused; null: no calibration (paper)",
     )
     look_alike_refusal_budget: float = Field(
-        0.06, ge=0, le=1, description="sequence routing: share of benign look-alikes that may be refused"
+        0.05, ge=0, le=1, description="sequence routing: share of benign look-alikes that may be refused"
     )
 
     # Loop.
