@@ -3,7 +3,8 @@
     python -m benchmarks.generation --adapter runs/demo/adapter
 
 Three sides answer the same prompts on the same weights: `plain` is transformers' model with the adapter taken
-out, `base` is MoGU's mode of that name, `mogu` routes. A round measures all three in random order, and only
+out, `mogu` reads every prompt with the gate and answers it (a token router routes it), `refused` reads every prompt
+and refuses it, the costlier of the two outcomes. A round measures all three in random order, and only
 figures of one round are divided by each other: a machine that is slower for a while slows both parts of a
 ratio. The bars are judged on mogu over plain. Takes about five minutes on 2 cores; every round stands in
 `runs/benchmarks/generation.json`.
@@ -38,9 +39,9 @@ from mogu.corpus import corpus_requests
 from mogu.generation import Mode, MoguModel
 from mogu.models import load_model
 
-Side = Literal["plain", "base", "mogu"]
+Side = Literal["plain", "mogu", "refused"]
 SIDES: tuple[Side, ...] = get_args(Side)
-RATIOS: tuple[tuple[Side, Side], ...] = (("mogu", "plain"), ("mogu", "base"), ("base", "plain"))
+RATIOS: tuple[tuple[Side, Side], ...] = (("mogu", "plain"), ("refused", "plain"))
 RESULT = Path("runs/benchmarks/generation.json")
 SEED = 0
 
@@ -208,8 +209,10 @@ def seconds_of(model: MoguModel, side: Side, ids: Tensor, new_tokens: int) -> fl
         plain: Any = model.model
         with without_adapter(model.adapter):
             return greedy(plain.generate, ids, new_tokens)
-    mode: Mode = side
-    return greedy(model.generate, ids, new_tokens, mode=mode)
+    if model.config.weights == "token":
+        mode: Mode = "safe" if side == "refused" else "mogu"
+        return greedy(model.generate, ids, new_tokens, mode=mode)
+    return greedy(model.generate, ids, new_tokens, threshold=0.0 if side == "refused" else 1.0)
 
 
 def time_cell(

@@ -97,9 +97,22 @@ def test_typed_marks_are_text_and_hide_nothing(tokenizer, marks, typed):
 
 
 def test_there_is_always_a_token_to_read(marks):
-    for ids in ([5], marks.preamble, marks.border, [7, 8, *marks.border], marks.border * 2):
+    reply = [*marks.header, 7]
+    for ids in (
+        [5],
+        marks.preamble,
+        marks.border,
+        marks.header,
+        [*reply, *marks.border],
+        [*reply, *marks.border * 2],
+    ):
         assert 0 <= marks.reading_start(ids) < len(ids)
-    assert marks.reading_start([*marks.border, 9]) == len(marks.border)
+    assert marks.reading_start([*reply, *marks.border, 9]) == len(reply) + len(marks.border)
+
+
+def test_a_border_that_no_reply_comes_before_stands_behind_a_system_message(marks):
+    assert marks.reading_start([5, *marks.border, 9, *marks.header]) == 0
+    assert marks.reading_start([*marks.preamble, 5, *marks.border, 9]) == len(marks.preamble)
 
 
 def test_ids_of_another_template_are_read_whole(marks):

@@ -63,9 +63,9 @@ def scores_by_hand(probe: Probe, states) -> list[list[float]]:
     scores = []
     for token in states.tolist():
         size = math.sqrt(sum(x * x for x in token) / len(token))
-        token = [x / size for x in token]
+        even = [x / size for x in token]
         units = [
-            gelu(sum(w * x for w, x in zip(weights, token, strict=True)) + bias)
+            gelu(sum(w * x for w, x in zip(weights, even, strict=True)) + bias)
             for weights, bias in zip(inner, inner_bias, strict=True)
         ]
         scores.append(

@@ -110,6 +110,10 @@ def test_no_text_stands_twice_in_any_file():
     texts = [normalised(row.text) for label in KINDS for row in requests_of(label)]
     texts += [normalised(row["template"]) for row in rows_of("wrappers.jsonl")]
     texts += [normalised(text) for text in (*chain(*corpus_refusals().values()), *corpus_openers())]
+    texts += [
+        normalised(row["text"]) for name in ("documents", "systems") for row in rows_of(f"{name}.jsonl")
+    ]
+    texts += [normalised(row["messages"][-1]["content"]) for row in rows_of("conversations.jsonl")]
     assert [text for text, count in Counter(texts).items() if count > 1] == []
 
 
@@ -139,13 +143,30 @@ def test_the_two_sides_of_a_contrast_lie_in_one_split():
             if row["kind"] == "contrast":
                 pairs[row["pair"]][label] = (row["category"], row["split"])
     whole = [sides for sides in pairs.values() if len(sides) == 2]
-    assert len(whole) >= 150
+    # Two have lost their malicious side.
+    assert len(pairs) >= 200 and len(whole) >= 198
     assert all(sides["malicious"] == sides["benign"] for sides in whole)
 
 
-def test_no_test_request_is_a_paraphrase_of_a_training_request():
-    train = [row.text for label in KINDS for row in corpus_requests(label, "train")]
-    test = [row.text for label in KINDS for row in corpus_requests(label, "test")]
+def texts_of(source, split):
+    if source == "requests":
+        return [row.text for label in KINDS for row in corpus_requests(label, split)]
+    if source == "conversations":
+        talks = [row.messages for label in KINDS for row in corpus_conversations(label, split)]
+        return [" ".join(turn["content"] for turn in talk) for talk in talks]
+    if source == "documents":
+        return [row.text for row in corpus_documents(split)]
+    if source == "systems":
+        return corpus_systems(split)
+    return [
+        wrapper.template for kind in ("jailbreak", "innocent") for wrapper in corpus_wrappers(kind, split)
+    ]
+
+
+@pytest.mark.parametrize("source", ["requests", "conversations", "documents", "systems", "wrappers"])
+def test_no_text_of_the_test_split_is_a_paraphrase_of_a_training_text(source):
+    train, test = (texts_of(source, split) for split in ("train", "test"))
+    assert len(train) > len(test) > 5
     bigrams = TfidfVectorizer(ngram_range=(2, 2), token_pattern=r"\w+").fit([*train, *test])
     likeness = (bigrams.transform(test) @ bigrams.transform(train).T).toarray()  # (test, train), 0 to 1
     close = [
@@ -211,11 +232,56 @@ def test_documents_conversations_and_systems_are_there():
     assert sum(len(corpus_systems(split)) for split in SPLITS) >= 60
 
 
-def test_a_first_turn_lies_in_one_split():
+def test_no_turn_of_a_conversation_lies_in_two_splits():
     splits = defaultdict(set)
     for row in rows_of("conversations.jsonl"):
-        splits[row["messages"][0]["content"]].add(row["split"])
+        for message in row["messages"]:
+            splits[normalised(message["content"])].add(row["split"])
     assert [text for text, found in splits.items() if len(found) > 1] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("conversations", {"messages", "label", "kind", "category", "topic", "split"}),
+        ("documents", {"text", "kind", "category", "topic", "split"}),
+        ("systems", {"text", "split"}),
+    ],
+)
+def test_the_fields_of_the_other_files_are_valid(name, keys):
+    splits = defaultdict(set)
+    for row in rows_of(f"{name}.jsonl"):
+        assert row.keys() == keys and row["split"] in SPLITS
+        splits[row.get("category"), row.get("topic")].add(row["split"])
+        texts = [message["content"] for message in row["messages"]] if "messages" in row else [row["text"]]
+        assert all(text == text.strip() != "" for text in texts)
+    if "topic" in keys:
+        assert {topic: found for topic, found in splits.items() if len(found) > 1} == {}
+
+
+def test_a_template_lies_in_one_split():
+    splits = defaultdict(set)
+    for row in rows_of("wrappers.jsonl"):
+        splits[normalised(row["template"])].add(row["split"])
+    assert len(splits) >= 250 and all(len(found) == 1 for found in splits.values())
+
+
+def test_every_split_has_every_language_and_kind_of_conversation():
+    languages = set(corpus_refusals())
+    for split, label in product(SPLITS, KINDS):
+        assert {row.language for row in corpus_requests(label, split)} == languages
+        kinds = {row.kind for row in corpus_conversations(label, split)}
+        assert kinds == (
+            {"asked_again", "crescendo", "document_injection", "late_turn"}
+            if label == "malicious"
+            else {"chat", "follow_up", "document"}
+        )
+
+
+def test_refusals_in_other_languages_are_whole_sentences():
+    for language, texts in corpus_refusals().items():
+        assert language == "en" or not any("{" in text for text in texts)
+        assert all(len(text) >= 15 and text[-1] in ".!?。।" for text in texts)
 
 
 def test_ten_languages_beside_english_have_both_labels_and_refusals():

@@ -157,3 +157,29 @@ def test_a_trace_shows_how_the_probability_grows():
     assert trace.routed == [False] * trace.prompt_length + [flagged] * (
         len(trace.tokens) - trace.prompt_length
     )
+
+
+def test_a_trace_follows_the_threshold_that_is_asked_for():
+    mogu = gated()
+    talk = [{"role": "user", "content": "hello there"}]
+    for threshold, flagged in ((0.0, True), (1.0, False)):
+        trace = mogu.trace(talk, threshold=threshold, max_new_tokens=4)
+        assert (trace.threshold, trace.reply_threshold) == (threshold, None)
+        written = len(trace.tokens) - trace.prompt_length
+        assert trace.routed == [False] * trace.prompt_length + [flagged] * written
+    assert mogu.trace(talk, reply="no").threshold == 0.5
+
+
+def test_only_a_gate_that_reads_replies_switches_a_trace_in_mid_reply():
+    talk = [{"role": "user", "content": "hello there"}]
+    reply = "a longer reply that says this and that, and one thing more"
+    start = gated().trace(talk, reply=reply).prompt_length
+    running = gated().trace(talk, reply=reply).gate
+    threshold = (running[start - 1] + max(running[start:-1])) / 2
+    assert running[start - 1] < threshold, "the text is chosen so that the score rises in the reply"
+    first = next(index for index in range(start, len(running)) if running[index] >= threshold)
+    whole = gated().trace(talk, reply=reply, threshold=threshold)
+    assert not any(whole.routed)
+    switched = gated(reply_threshold=0.0).trace(talk, reply=reply, threshold=threshold)
+    assert switched.reply_threshold == threshold
+    assert switched.routed == [index > first for index in range(len(running))]

@@ -44,7 +44,7 @@ STAGES = [
 ]
 
 
-def settings_of(preset="default", **changes) -> TrainingSettings:
+def settings_of(preset="token", **changes) -> TrainingSettings:
     return TrainingSettings.model_validate(PRESETS[preset] | SMALL | changes)
 
 
@@ -71,13 +71,33 @@ def files(tmp_path_factory):
     return folder
 
 
+SEQUENCE = {"routed_tokens": None, "validation_requests": 12, "malicious_requests": 24, "benign_requests": 24}
+
+
+def sequence_settings(**changes) -> TrainingSettings:
+    return settings_of("default", **SEQUENCE, **changes)
+
+
+SEQUENCE_PARTS = ["safe/adapter_model.safetensors", "gate.safetensors"]
+SEQUENCE_STAGES = [
+    "load model",
+    "base replies",
+    "record activations",
+    "safe",
+    "choose layers",
+    "read conversations",
+    "calibrate",
+    "fit gate",
+]
+
+
 def train_on(files: Path, output: Path, settings=None, **options) -> Path:
     data = {label: str(files / f"{label}.jsonl") for label in ("malicious", "benign")}
     return train(files / "model", output, settings or settings_of(), **{**data, "device": "cpu", **options})
 
 
-def parts_of(folder: Path) -> list[bytes]:
-    return [(folder / part).read_bytes() for part in PARTS]
+def parts_of(folder: Path, parts=PARTS) -> list[bytes]:
+    return [(folder / part).read_bytes() for part in parts]
 
 
 @pytest.fixture(scope="module")
@@ -271,3 +291,56 @@ def test_a_divergence_leaves_the_work_and_no_adapter(files, tmp_path):
         train_on(files, tmp_path / "adapter", settings_of(variant_learning_rate=1e38))
     assert not (tmp_path / "adapter").exists()
     assert (tmp_path / "adapter.training" / "stamp.json").exists()
+
+
+@pytest.fixture(scope="module")
+def gated(files, tmp_path_factory):
+    """An adapter of sequence routing trained without interruption, and what was heard of it."""
+    heard = []
+    output = tmp_path_factory.mktemp("gated") / "adapter"
+    train_on(files, output, sequence_settings(), progress=lambda *step: heard.append(step))
+    return output, heard
+
+
+def test_sequence_routing_trains_a_safe_variant_and_a_gate(gated):
+    config = read_config(gated[0])
+    assert (config.weights, config.parts) == ("sequence", ["safe", "gate"])
+    assert config.metrics["seconds"].keys() == set(SEQUENCE_STAGES)
+    assert list(dict.fromkeys(name for name, _, _ in gated[1])) == SEQUENCE_STAGES[1:]
+    figures = config.metrics["gate"]
+    assert figures["threshold"] == config.gate.threshold
+    assert figures["refused"]["benign"] <= 0.02 and figures["refused"].get("look_alike", 0) <= 0.05
+    assert set(config.gate.layers) < set(range(LAYERS))
+    for part in SEQUENCE_PARTS:
+        assert all(torch.isfinite(value).all() for value in load_file(gated[0] / part).values())
+
+
+def test_an_adapter_of_sequence_routing_loads_and_decides(gated):
+    model = MoguModel.from_pretrained(gated[0], device="cpu")
+    talks = [[{"role": "user", "content": "Harm thing 3 now."}]]
+    base, answered, refused = (
+        model.reply(talks, max_new_tokens=4, **options)[0]
+        for options in ({"mode": "base"}, {"threshold": 1.0}, {"threshold": 0.0})
+    )
+    assert answered.text == base.text and 0 < answered.score < 1
+    assert refused.safe_weight == 1 and refused.score == answered.score
+
+
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [("base replies", 8), ("record activations", 4), ("read conversations", 30), ("fit gate", 3)],
+)
+def test_a_gate_training_that_was_stopped_goes_on_to_the_same_result(files, gated, tmp_path, stage, step):
+    heard = []
+
+    def stop(name, done, total):
+        heard.append(name)
+        if name == stage and done >= step:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train_on(files, tmp_path / "adapter", sequence_settings(), progress=stop)
+    assert heard[-1] == stage and not (tmp_path / "adapter").exists()
+    train_on(files, tmp_path / "adapter", sequence_settings())
+    assert parts_of(tmp_path / "adapter", SEQUENCE_PARTS) == parts_of(gated[0], SEQUENCE_PARTS)
+    assert read_config(tmp_path / "adapter").gate == read_config(gated[0]).gate

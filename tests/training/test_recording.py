@@ -248,6 +248,86 @@ def test_the_lower_layers_are_not_run_again():
     assert calls == []
 
 
+@torch.no_grad()
+def outputs_of(model, prompt) -> list[Tensor]:
+    """What each decoder layer puts out, of one row read alone: the last one before the final norm."""
+    seen = []
+    hooks = [
+        layer.register_forward_hook(lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out))
+        for layer in Recorder(model, 1).layers
+    ]
+    states = model(input_ids=torch.tensor([prompt]), use_cache=False, output_hidden_states=True).hidden_states
+    for hook in hooks:
+        hook.remove()
+    assert all(torch.equal(one, other) for one, other in zip(seen[:-1], states[1:-1], strict=True))
+    return [each[0] for each in seen]
+
+
+STARTS = [0, 3, 7, 1]
+
+
+@pytest.mark.parametrize("layers", [[0], [0, 2], [1, 2], [2]], ids=str)
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS_ALIKE], ids=["different", "alike"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text"])
+def test_hidden_states_are_those_of_each_row_alone(family, prompts, layers):
+    model = tiny_model(family)
+    found = Recorder(model, 1).hidden(prompts, STARTS, layers)
+    for states, prompt, start in zip(found, prompts, STARTS, strict=True):
+        expected = torch.stack([outputs_of(model, prompt)[layer][start:] for layer in layers])
+        assert states.shape == (len(layers), len(prompt) - start, HIDDEN)
+        torch.testing.assert_close(states, expected, **HIDDEN_TOLERANCE[family])
+    assert all(not layer._forward_hooks for layer in Recorder(model, 1).layers)
+
+
+# Gemma computes norms in float32.
+HIDDEN_TOLERANCE = {
+    "llama": {"rtol": 0, "atol": 1e-9},
+    "gpt2": {"rtol": 0, "atol": 1e-9},
+    "gemma3_text": {"rtol": 0, "atol": 1e-9},
+}
+
+
+@pytest.mark.parametrize("family", OTHER_FAMILIES)
+def test_hidden_states_of_models_that_count_columns(family, monkeypatch):
+    monkeypatch.setitem(tiny.FAMILIES, family, OTHER_FAMILIES[family])
+    model = tiny_model(family, torch.float32)
+    found = Recorder(model, 1).hidden(PROMPTS_ALIKE, STARTS, [1])
+    for states, prompt, start in zip(found, PROMPTS_ALIKE, STARTS, strict=True):
+        torch.testing.assert_close(states[0], outputs_of(model, prompt)[1][start:], rtol=1e-4, atol=1e-4)
+
+
+def test_a_common_start_is_read_once_for_hidden_states_but_no_further_than_they_are_wanted(monkeypatch):
+    widths = []
+    model = tiny_model("llama")
+    monkeypatch.setattr(model.model.embed_tokens, "forward", count(model.model.embed_tokens.forward, widths))
+    recorder = Recorder(model, 1)
+    recorder.hidden(PROMPTS_ALIKE, [len(SHARED)] * 4, [1])
+    recorder.hidden(PROMPTS_ALIKE, [9, 5, 9, 9], [1])
+    recorder.hidden([PROMPTS_ALIKE[0]] * 2, [20, 23], [1])
+    assert widths == [(1, 7), (4, 17), (1, 5), (4, 19), (1, 20), (2, 4)]
+
+
+def test_layers_above_the_highest_one_that_is_read_are_not_computed():
+    model = tiny_model("llama")
+    recorder, calls = Recorder(model, 1), []
+    for index, layer in enumerate(recorder.layers):
+        layer.self_attn.register_forward_pre_hook(lambda *_, index=index: calls.append(index))
+    recorder.hidden(PROMPTS_ALIKE, [7] * 4, [0, 1])
+    assert calls == [0, 1, 0, 1]
+
+
+def test_an_error_leaves_no_hook(monkeypatch):
+    model = tiny_model("llama")
+
+    def fail(*_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(model.model.layers[1].mlp, "forward", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        Recorder(model, 1).hidden(PROMPTS, [0] * 4, [0, 2])
+    assert all(not layer._forward_hooks for layer in model.model.layers)
+
+
 def test_layout_and_padding():
     layout = PrefixLayout.of([5, 3, 2], shared=2)
     assert layout.mask().tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 1], [1, 1, 0, 0, 0]]

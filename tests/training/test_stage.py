@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from mogu.training.stage import ReplyKind, RouterStage, SafeStage, UsableStage, gradient_checkpointing
-from tests.training.prepared import MALICIOUS, PROMPTS, prepared
+from tests.training.prepared import MALICIOUS, PROMPTS, PROMPTS_ALIKE, REPLIES, prepared
 
 STAGES = [SafeStage, UsableStage, RouterStage]
 ALL = torch.arange(len(PROMPTS))
@@ -95,6 +95,82 @@ def test_the_routers_learn_what_each_request_should_get_from_the_routed_tokens(d
     assert figures["target"].item() == pytest.approx(target, abs=1e-9)
     assert figures["apart"].item() == pytest.approx(apart, abs=1e-9)
     assert figures["loss"].item() == pytest.approx(target + 0.7 * apart, abs=1e-9)
+
+
+# Of sequence routing: the prompt is the base's alone, and the reply's first token is given.
+LONGER = [(refusal + [77, 78], glad) for refusal, glad in REPLIES]
+
+
+def sequence_stage(family="gpt2", **options):
+    return stage_of(SafeStage, family, preset="default", replies=LONGER, **options)
+
+
+def plain_reading(adapter, prompt, reply):
+    """Cross-entropy of a reply behind its first token, from one forward over the whole row."""
+    ids = torch.tensor([[*prompt, *reply[:-1]]])
+    adapter.routing.routed = torch.arange(ids.shape[1])[None] >= len(prompt)
+    adapter.routing.weights = SAFE_ALONE.double()
+    logits = adapter.model(input_ids=ids, use_cache=False).logits[0, len(prompt) :]
+    adapter.routing.routed = adapter.routing.weights = None
+    return -logits.log_softmax(-1)[range(len(reply) - 1), reply[1:]].mean()
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS_ALIKE], ids=["different", "alike"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gemma3_text"])
+def test_with_no_routed_prompt_token_a_batch_equals_plain_forwards(family, prompts):
+    stage = sequence_stage(family, prompts=prompts)
+    assert stage.settings.routed_prompt_tokens == 0
+    adapter = stage._outside[0]
+    reading = stage.read(stage.examples, ReplyKind.REFUSAL, SAFE_ALONE.double())
+    expected = torch.stack([plain_reading(adapter, e.prompt, e.replies[0]) for e in stage.examples])
+    # The norms of some families are computed in float32.
+    close = 1e-9 if family.startswith("gpt") else 1e-6
+    torch.testing.assert_close(reading.cross_entropy, expected, rtol=0, atol=close)
+    lengths = [len(example.replies[0]) - 1 for example in stage.examples]
+    assert reading.routed.sum(1).tolist() == lengths
+    assert all(reading.routed[row, :length].all() for row, length in enumerate(lengths))
+    assert stage(rows=ALL)["loss"].item() == pytest.approx(expected.mean().item(), abs=close)
+
+
+def test_its_gradients_are_those_of_plain_forwards():
+    stage = sequence_stage()
+    adapter = stage._outside[0]
+    stage(rows=ALL)["loss"].backward()
+    found = gradients_of(stage)
+    stage.zero_grad()
+    torch.stack([plain_reading(adapter, e.prompt, e.replies[0]) for e in stage.examples]).mean().backward()
+    for one, other in zip(found, gradients_of(stage), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+        assert float(other.abs().max()) > 0
+
+
+def test_only_what_follows_the_first_token_is_predicted():
+    stage = sequence_stage()
+    with torch.no_grad():
+        reading = stage.read(stage.examples, ReplyKind.REFUSAL, SAFE_ALONE)
+        # All but the first token another one: the first alone decides nothing.
+        single = [example.shortened(2) for example in stage.examples]
+        two = stage.read(single, ReplyKind.REFUSAL, SAFE_ALONE)
+    assert reading.cross_entropy.shape == two.cross_entropy.shape == (4,)
+    assert two.routed.tolist() == [[True]] * 4
+    for row, example in enumerate(single):
+        expected = plain_reading(stage._outside[0], example.prompt, example.replies[0])
+        assert two.cross_entropy[row].item() == pytest.approx(expected.item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "llama"])
+def test_gradient_checkpointing_changes_nothing_of_sequence_routing(family):
+    plain = sequence_stage(family)
+    expected = plain(rows=ALL)
+    expected["loss"].backward()
+    stage = sequence_stage(family, gradient_checkpointing=True)
+    assert stage.examples[0].record.prefix.length == 0
+    with gradient_checkpointing(stage._outside[0]):
+        found = stage(rows=ALL)
+        found["loss"].backward()
+    assert found["loss"].item() == pytest.approx(expected["loss"].item(), abs=1e-6)
+    for one, other in zip(gradients_of(stage), gradients_of(plain), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("routed_prompt", [1, None])
