@@ -271,20 +271,13 @@ STARTS = [0, 3, 7, 1]
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text"])
 def test_hidden_states_are_those_of_each_row_alone(family, prompts, layers):
     model = tiny_model(family)
-    found = Recorder(model, 1).hidden(prompts, STARTS, layers)
+    recorder = Recorder(model, 1)
+    found = recorder.hidden(prompts, STARTS, layers)
+    assert all(not layer._forward_hooks for layer in recorder.layers)
     for states, prompt, start in zip(found, prompts, STARTS, strict=True):
         expected = torch.stack([outputs_of(model, prompt)[layer][start:] for layer in layers])
         assert states.shape == (len(layers), len(prompt) - start, HIDDEN)
-        torch.testing.assert_close(states, expected, **HIDDEN_TOLERANCE[family])
-    assert all(not layer._forward_hooks for layer in Recorder(model, 1).layers)
-
-
-# Gemma computes norms in float32.
-HIDDEN_TOLERANCE = {
-    "llama": {"rtol": 0, "atol": 1e-9},
-    "gpt2": {"rtol": 0, "atol": 1e-9},
-    "gemma3_text": {"rtol": 0, "atol": 1e-9},
-}
+        torch.testing.assert_close(states, expected, **tolerance(family))
 
 
 @pytest.mark.parametrize("family", OTHER_FAMILIES)

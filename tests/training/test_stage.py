@@ -98,7 +98,7 @@ def test_the_routers_learn_what_each_request_should_get_from_the_routed_tokens(d
 
 
 # Of sequence routing: the prompt is the base's alone, and the reply's first token is given.
-LONGER = [(refusal + [77, 78], glad) for refusal, glad in REPLIES]
+LONGER = [([*refusal, 77, 78], glad) for refusal, glad in REPLIES]
 
 
 def sequence_stage(family="gpt2", **options):

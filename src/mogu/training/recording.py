@@ -196,7 +196,7 @@ class Recorder:
 
     def _read(self, prefixes: list[list[int]], layout: "PrefixLayout") -> DynamicCache:
         """The cache after the prefixes; what all of them begin with (a system message) is read once, as one row."""
-        cache = DynamicCache()
+        cache = DynamicCache(config=self.model.config) if self._is_recurrent() else DynamicCache()
         device = self.model.device
         if layout.shared:
             ids = torch.tensor([prefixes[0][: layout.shared]], device=device)
