@@ -1,129 +1,251 @@
+import random
+
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
+from torch.nn import functional as F
 
-from mogu.adapter.gate import Gate, normalised
+from mogu.adapter.gate import SCORES, normalised
 from mogu.training import gate_fit
-from mogu.training.gate_calibration import apply_calibration, calibrate_gate, is_look_alike
-from mogu.training.gate_fit import Reading, fit_gate, gate_logits, out_of_fold, separability
+from mogu.training.gate_fit import (
+    BATCH_ROWS,
+    EPOCHS,
+    Reading,
+    fit_gate,
+    gate_logits,
+    out_of_fold,
+    separability,
+)
 
+FEATURES = 12
 CPU = torch.device("cpu")
+LAYERS = [3, 7]
 
 
-def toy(count=120, seed=0, groups=None) -> list[Reading]:
-    """Rows of 3 to 14 tokens in two layers; in malicious ones a token of the second layer points one way."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = []
-    for index in range(count):
-        tokens = 3 + index % 12
-        hidden = torch.randn(2, tokens, 16, generator=generator)
-        malicious = index % 2 == 0
-        if malicious:
-            hidden[1, index % tokens, 4] += 6.0
-        rows.append(Reading(normalised(hidden).half(), malicious, str(index % groups if groups else index)))
-    return rows
+def reading(rng, malicious, length, telling, group="") -> Reading:
+    """Noise in two layers; the tokens `telling` of a malicious one say so in its first layer."""
+    generator = torch.Generator().manual_seed(rng.randrange(10**6))
+    hidden = torch.randn(2, length, FEATURES, generator=generator)
+    if malicious:
+        hidden[0, telling, :2] += 4.0
+    return Reading(normalised(hidden).half(), malicious, group)
 
 
-def labels(rows):
-    return np.array([row.malicious for row in rows])
+def problem(count, seed=0, telling=slice(None)) -> list[Reading]:
+    rng = random.Random(seed)
+    return [reading(rng, n % 2 == 0, rng.randint(1, 30), telling, f"request {n}") for n in range(count)]
 
 
-def test_a_fitted_gate_tells_unseen_rows_apart():
-    gate = fit_gate(toy(), [3, 5], 0, CPU)
-    assert gate.layers == (3, 5)
-    unseen = toy(seed=1)
-    assert roc_auc_score(labels(unseen), gate_logits(gate, unseen)) > 0.97
+def shares_right(gate, readings) -> float:
+    """Share of the readings on the right side of the middle between the two labels."""
+    logits = gate_logits(gate, readings)
+    malicious = np.array([row.malicious for row in readings])
+    middle = (np.median(logits[malicious]) + np.median(logits[~malicious])) / 2
+    return float(((logits > middle) == malicious).mean())
 
 
-def test_the_same_seed_gives_the_same_gate():
-    first, again, other = (fit_gate(toy(40), [0, 1], seed, CPU).state_dict() for seed in (0, 0, 1))
-    assert all(torch.equal(value, again[name]) for name, value in first.items())
-    assert any(not torch.equal(value, other[name]) for name, value in first.items())
+@pytest.fixture(scope="module")
+def fitted():
+    return fit_gate(problem(160), LAYERS, 0, CPU)
 
 
-def test_logits_are_those_of_each_row_alone():
-    rows = toy(30)
-    gate = fit_gate(rows, [0, 1], 0, CPU)
-    together = gate_logits(gate, rows)
-    for row, logit in zip(rows, together, strict=True):
-        hidden = row.hidden.float()[:, None]
-        alone = gate(gate.token_scores(list(hidden)), torch.ones(1, hidden.shape[2], dtype=torch.bool))
-        assert alone.item() == pytest.approx(logit, abs=1e-4)
+def test_a_gate_learns_to_tell_readings_that_differ(fitted):
+    assert fitted.layers == tuple(LAYERS)
+    unseen = problem(100, seed=1)
+    assert shares_right(fitted, unseen) >= 0.95
+    # Nothing in the second layer tells them apart.
+    with torch.no_grad():
+        fitted.mix[0] = 0
+        assert 0.3 < shares_right(fitted, unseen) < 0.7
+        fitted.mix[0] = fitted.mix[1]
+        assert shares_right(fitted, unseen) >= 0.95
 
 
-def test_out_of_fold_never_asks_a_gate_that_has_seen_the_group(monkeypatch):
-    rows = toy(60, groups=20)
+@pytest.mark.parametrize(
+    ("pooling", "telling"),
+    [(0, slice(None)), (1, slice(-12, None)), (2, slice(-5, -4)), (3, slice(-1, None))],
+    ids=["attention", "window", "maximum", "last"],
+)
+def test_every_pooling_learns_what_it_can_see_by_itself(pooling, telling):
+    rng = random.Random(3)
+    train, unseen = (
+        [reading(rng, n % 2 == 0, rng.randint(12, 20), telling) for n in range(count)] for count in (160, 80)
+    )
+    gate = fit_gate(train, LAYERS, 0, CPU)
+    with torch.no_grad():
+        gate.mix.zero_()
+        gate.mix[0, pooling] = 1
+    assert shares_right(gate, unseen) >= 0.9
+
+
+def test_the_same_seed_gives_the_same_gate_whatever_the_global_state_is():
+    readings = problem(24)
+    torch.manual_seed(1)
+    first = fit_gate(readings, LAYERS, 5, CPU).state_dict()
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    again = fit_gate(readings, LAYERS, 5, CPU).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    other = fit_gate(readings, LAYERS, 6, CPU).state_dict()
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["probes.0.inner"], other["probes.0.inner"])
+
+
+def test_progress_counts_the_passes_of_all_layers():
+    heard = []
+    fit_gate(problem(8), LAYERS, 0, CPU, lambda *step: heard.append(step))
+    assert heard == [(step, 2 * EPOCHS) for step in range(1, 2 * EPOCHS + 1)]
+
+
+def test_standardisation_is_folded_exactly(monkeypatch):
+    """Whatever the probe would say of standardised features, the gate says of them as they are."""
+    # Features of very different means and spreads, as some of a model's are.
+    generator = torch.Generator().manual_seed(0)
+    shift, scale = (
+        3 * torch.randn(FEATURES, generator=generator),
+        torch.rand(FEATURES, generator=generator) + 0.05,
+    )
+    readings = [
+        Reading(normalised(torch.randn(2, 5 + n, FEATURES, generator=generator) * scale + shift), n % 2 == 0)
+        for n in range(6)
+    ]
     seen = []
 
+    def keep(probe, batches, generator, on_epoch):
+        with torch.no_grad():
+            for parameter in probe.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+            for batch in batches:
+                standard = batch.x[batch.read]
+                assert (batch.x[~batch.read] == 0).all()
+                units = F.gelu(F.linear(batch.x, probe.inner, probe.inner_bias))
+                scores = F.linear(units, probe.vectors, probe.offsets)
+                seen.append((standard, probe.pool(scores, batch.read)))
+
+    monkeypatch.setattr(gate_fit, "_fit_probe", keep)
+    gate = fit_gate(readings, LAYERS, 0, CPU)
+    for layer, (standard, pooled) in enumerate(seen):
+        torch.testing.assert_close(standard.mean(0), torch.zeros(FEATURES), rtol=0, atol=1e-4)
+        # The spread has a floor of a thousandth.
+        assert (standard.std(0, correction=0) < 1.001).all() and (standard.std(0) > 0.9).all()
+        x, read = gate_fit._stacked([row.hidden[layer] for row in readings])
+        with torch.no_grad():
+            scores = gate.probes[layer].token_scores(x)
+            assert scores.shape[-1] == SCORES
+            found = gate.probes[layer].pool(scores, read)
+        torch.testing.assert_close(found, pooled, rtol=1e-4, atol=1e-4)
+
+
+def test_a_feature_that_never_changes_does_no_harm():
+    readings = problem(40)
+    for row in readings:
+        row.hidden[:, :, 5] = 0.5
+    gate = fit_gate(readings, LAYERS, 0, CPU)
+    assert all(torch.isfinite(parameter).all() for parameter in gate.parameters())
+    assert np.isfinite(gate_logits(gate, readings)).all()
+
+
+def test_logits_come_in_the_order_of_the_readings_whatever_their_lengths(fitted):
+    readings = problem(3 * BATCH_ROWS + 1, seed=4)
+    together = gate_logits(fitted, readings)
+    alone = np.array([gate_logits(fitted, [row])[0] for row in readings])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(gate_logits(fitted, readings[::-1]), together[::-1], rtol=0, atol=1e-5)
+
+
+def test_batches_are_of_like_lengths_and_bounded(monkeypatch):
+    monkeypatch.setattr(gate_fit, "BATCH_TOKENS", 120)
+    readings = problem(90, seed=5)
+    batches = list(gate_fit._by_length(readings))
+    lengths = [[row.hidden.shape[1] for row in batch] for batch in batches]
+    assert [length for batch in lengths for length in batch] == sorted(
+        row.hidden.shape[1] for row in readings
+    )
+    assert all(
+        len(batch) <= BATCH_ROWS and (len(batch) - 1) * batch[-2] < 120 for batch in lengths if len(batch) > 1
+    )
+    assert {id(row) for batch in batches for row in batch} == {id(row) for row in readings}
+
+
+# Gates for calibration.
+
+
+def spied(monkeypatch):
+    """The readings that each gate has learned from and those that it scores, instead of fitting."""
+    learned, scored = [], []
+
     def fit(readings, layers, seed, device):
-        seen.append({reading.group for reading in readings})
-        return Gate(16, layers)
+        learned.append(list(readings))
+        return len(learned) - 1
 
     def logits(gate, readings):
-        assert not {reading.group for reading in readings} & seen[-1]
-        return np.full(len(readings), float(len(seen)))
+        scored.append((gate, list(readings)))
+        return np.array([float(row.hidden.shape[1]) for row in readings])
 
     monkeypatch.setattr(gate_fit, "fit_gate", fit)
     monkeypatch.setattr(gate_fit, "gate_logits", logits)
-    found = out_of_fold(rows, [0, 1], 3, 0, CPU)
-    assert set(found) == {1.0, 2.0, 3.0}
-    by_group = {}
-    for row, fold in zip(rows, found, strict=True):
-        assert by_group.setdefault(row.group, fold) == fold
+    return learned, scored
 
 
-def test_separability_is_high_where_the_labels_differ_and_even_where_not():
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_no_gate_scores_a_request_that_it_has_seen_in_any_frame(monkeypatch, folds):
+    learned, scored = spied(monkeypatch)
+    rng = random.Random(0)
+    readings = [reading(rng, n % 2 == 0, n + 1, slice(None), f"request {n % 13}") for n in range(40)]
+    heard = []
+    logits = out_of_fold(readings, LAYERS, folds, 0, CPU, lambda *step: heard.append(step))
+    assert heard == [(fold, folds) for fold in range(1, folds + 1)]
+    assert len(learned) == len(scored) == folds
+    for gate, rows in scored:
+        assert {id(row) for row in rows}.isdisjoint(id(row) for row in learned[gate])
+        assert {row.group for row in rows}.isdisjoint(row.group for row in learned[gate])
+        assert len(rows) + len(learned[gate]) == len(readings)
+    # Each of them once, at its own place.
+    assert sorted(id(row) for _, rows in scored for row in rows) == sorted(map(id, readings))
+    assert logits.tolist() == [float(n + 1) for n in range(40)]
+
+
+def test_folds_are_alike_in_size_and_follow_the_seed(monkeypatch):
+    readings = problem(30)
+    sizes, held = [], []
+    for seed in (0, 0, 1):
+        _, scored = spied(monkeypatch)
+        out_of_fold(readings, LAYERS, 3, seed, CPU)
+        sizes.append([len(rows) for _, rows in scored])
+        held.append([[row.group for row in rows] for _, rows in scored])
+    assert sizes == [[10, 10, 10]] * 3
+    assert held[0] == held[1] != held[2]
+
+
+def test_logits_out_of_fold_tell_the_labels_apart_only_if_the_readings_do():
+    malicious = np.array([n % 2 == 0 for n in range(90)])
+    real = out_of_fold(problem(90), LAYERS, 3, 0, CPU)
+    assert np.mean(real[malicious]) > np.mean(real[~malicious]) + 1
+    rng = random.Random(7)
+    noise = [
+        Reading(reading(rng, False, 8, slice(None)).hidden, bool(label), f"request {n}")
+        for n, label in enumerate(malicious)
+    ]
+    blind = out_of_fold(noise, LAYERS, 3, 0, CPU)
+    assert abs(np.mean(blind[malicious]) - np.mean(blind[~malicious])) < 0.5
+
+
+# Choosing layers.
+
+
+def test_separability_is_high_where_a_direction_tells_the_labels_and_even_where_none_does():
     rng = np.random.default_rng(0)
-    malicious = np.arange(200) % 2 == 0
-    noise = rng.normal(size=(200, 10))
-    told = noise + 2.0 * malicious[:, None]
-    assert separability(told, malicious, 0) > 0.99
+    malicious = np.arange(120) % 3 == 0
+    noise = rng.normal(size=(120, 20))
+    telling = noise + np.outer(malicious, rng.normal(size=20)) * 3
+    assert separability(telling, malicious, 0) > 0.98
     assert 0.3 < separability(noise, malicious, 0) < 0.7
+    assert separability(telling, malicious, 0) == separability(telling, malicious, 0)
 
 
-def scored(count=400, seed=0):
-    rng = np.random.default_rng(seed)
-    malicious = np.arange(count) % 2 == 0
-    return rng.normal(size=count) + 2.0 * malicious, malicious, (np.arange(count) % 4 == 1)
-
-
-@pytest.mark.parametrize(("budget", "alike_budget"), [(0.01, 0.06), (0.05, 0.01), (0.0, 0.0)])
-def test_a_calibration_keeps_both_budgets_and_no_lower_threshold_would(budget, alike_budget):
-    logits, malicious, alike = scored()
-    found = calibrate_gate(logits, malicious, alike, budget, alike_budget)
-    probability = 1 / (1 + np.exp(-(found.scale * logits + found.offset)))
-    ordinary, alikes = probability[~malicious & ~alike], probability[alike]
-    assert (ordinary >= found.threshold).mean() <= budget
-    assert (alikes >= found.threshold).mean() <= alike_budget
-    if budget:
-        lower = min(np.sort(ordinary)[::-1][int(len(ordinary) * budget)], 1), np.sort(alikes)[::-1]
-        most = max(lower[0], lower[1][int(len(alikes) * alike_budget)])
-        assert most < found.threshold
-        assert (ordinary >= most).mean() > budget or (alikes >= most).mean() > alike_budget
-
-
-def test_probabilities_are_those_of_even_labels():
+def test_separability_takes_a_feature_that_never_changes():
     rng = np.random.default_rng(0)
-    malicious = np.arange(6000) % 3 == 0  # a third
-    logits = rng.normal(size=6000) + 2.0 * malicious
-    found = calibrate_gate(logits, malicious, np.zeros(6000, bool), 0.01, 0.06)
-    # With even labels and unit normals at 0 and 2 the log-odds are 2 x - 2.
-    assert (found.scale, found.offset) == pytest.approx((2.0, -2.0), abs=0.2)
-    assert found.figures["auroc_look_alike"] is None
-    assert "look_alike" not in found.figures["refused"]
-
-
-def test_a_calibrated_gate_gives_the_log_odds():
-    rows = toy(40)
-    gate = fit_gate(rows, [0, 1], 0, CPU)
-    raw = gate_logits(gate, rows)
-    found = calibrate_gate(raw, labels(rows), np.zeros(40, bool), 0.1, 0.1)
-    apply_calibration(gate, found)
-    np.testing.assert_allclose(gate_logits(gate, rows), found.scale * raw + found.offset, atol=1e-3)
-
-
-def test_only_benign_rows_look_alike():
-    kinds = ["look_alike", "contrast", "contrast", "everyday", "history"]
-    malicious = np.array([False, True, False, False, False])
-    assert is_look_alike(kinds, malicious).tolist() == [True, False, True, False, True]
+    malicious = np.arange(30) % 2 == 0
+    pooled = np.concatenate([rng.normal(size=(30, 3)) + malicious[:, None] * 4, np.ones((30, 1))], axis=1)
+    assert separability(pooled, malicious, 0) == 1.0
