@@ -58,7 +58,7 @@ def test_rows_come_back_in_order_with_what_the_model_replies(generate, files, ad
     assert (code, out) == (0, f"5 rows: {files[1]}\n")
     assert "rows: 5 of 5" in err
     rows = read(files[1])
-    added = ("response", "safe_weight", "usable_weight")
+    added = ("response", "safe_weight", "usable_weight", "score")
     assert [{k: v for k, v in row.items() if k not in added} for row in rows] == [
         {k: v for k, v in row.items() if k != "response"} for row in ROWS
     ]

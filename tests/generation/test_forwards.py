@@ -52,7 +52,7 @@ def test_assisted_decoding_counts_no_rejected_draft():
     mogu = hardened()
     prompt = PROMPTS[0] * 2
     used, rows = used_weights(mogu, [prompt], prompt_lookup_num_tokens=4)
-    alone = mogu._generator.read(torch.tensor([prompt + rows[0]]), len(prompt))
+    alone = mogu._generator.read(torch.tensor([prompt + rows[0]]), len(prompt)).used
     seen = min(used.routed.shape[1], len(prompt) + NEW)
     torch.testing.assert_close(used.weights[:, :, :seen], alone.weights[:, :, :seen], rtol=0, atol=1e-6)
 
@@ -101,7 +101,7 @@ def test_beams_that_end_early_keep_their_own_weights():
     lengths = [row.index(end) + 1 if end in row else NEW for row in rows]
     assert len(set(lengths)) > 1
     for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-        alone = mogu._generator.read(torch.tensor([PROMPTS[0] + row[:length]]), len(PROMPTS[0]))
+        alone = mogu._generator.read(torch.tensor([PROMPTS[0] + row[:length]]), len(PROMPTS[0])).used
         read = len(PROMPTS[0]) + length - 1
         torch.testing.assert_close(
             used.weights[:, index, :read], alone.weights[:, 0, :read], rtol=0, atol=1e-6

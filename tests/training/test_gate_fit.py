@@ -22,12 +22,12 @@ CPU = torch.device("cpu")
 LAYERS = [3, 7]
 
 
-def reading(rng, malicious, length, telling, group="") -> Reading:
+def reading(rng, malicious, length, telling, group="", strength=4.0) -> Reading:
     """Noise in two layers; the tokens `telling` of a malicious one say so in its first layer."""
     generator = torch.Generator().manual_seed(rng.randrange(10**6))
     hidden = torch.randn(2, length, FEATURES, generator=generator)
     if malicious:
-        hidden[0, telling, :2] += 4.0
+        hidden[0, telling, :2] += strength
     return Reading(normalised(hidden).half(), malicious, group)
 
 
@@ -69,7 +69,8 @@ def test_a_gate_learns_to_tell_readings_that_differ(fitted):
 def test_every_pooling_learns_what_it_can_see_by_itself(pooling, telling):
     rng = random.Random(3)
     train, unseen = (
-        [reading(rng, n % 2 == 0, rng.randint(12, 20), telling) for n in range(count)] for count in (160, 80)
+        [reading(rng, n % 2 == 0, rng.randint(12, 20), telling, strength=6.0) for n in range(count)]
+        for count in (96, 60)
     )
     gate = fit_gate(train, LAYERS, 0, CPU)
     with torch.no_grad():
@@ -242,10 +243,3 @@ def test_separability_is_high_where_a_direction_tells_the_labels_and_even_where_
     assert separability(telling, malicious, 0) > 0.98
     assert 0.3 < separability(noise, malicious, 0) < 0.7
     assert separability(telling, malicious, 0) == separability(telling, malicious, 0)
-
-
-def test_separability_takes_a_feature_that_never_changes():
-    rng = np.random.default_rng(0)
-    malicious = np.arange(30) % 2 == 0
-    pooled = np.concatenate([rng.normal(size=(30, 3)) + malicious[:, None] * 4, np.ones((30, 1))], axis=1)
-    assert separability(pooled, malicious, 0) == 1.0

@@ -13,9 +13,11 @@ from mogu.adapter.folder import read_config
 from mogu.data.requests import split_of
 from mogu.errors import MoguError
 from mogu.generation import MoguModel
+from mogu.training import pipeline
 from mogu.training.pipeline import train
 from mogu.training.settings import PRESETS, TrainingSettings
-from tests.tiny import LAYERS, save_tiny
+from mogu.turns import TurnMarks
+from tests.tiny import LAYERS, save_tiny, tiny_tokenizer
 
 SMALL = {
     "malicious_requests": 8,
@@ -326,21 +328,140 @@ def test_an_adapter_of_sequence_routing_loads_and_decides(gated):
     assert refused.safe_weight == 1 and refused.score == answered.score
 
 
-@pytest.mark.parametrize(
-    ("stage", "step"),
-    [("base replies", 8), ("record activations", 4), ("read conversations", 30), ("fit gate", 3)],
-)
-def test_a_gate_training_that_was_stopped_goes_on_to_the_same_result(files, gated, tmp_path, stage, step):
-    heard = []
+def test_a_gate_training_that_was_stopped_in_every_stage_comes_to_the_same_result(files, gated, tmp_path):
+    for stage in SEQUENCE_STAGES[1:]:
+        heard = []
 
-    def stop(name, done, total):
-        heard.append(name)
-        if name == stage and done >= step:
-            raise Stop
+        def stop(name, done, total, stage=stage, heard=heard):
+            heard.append(name)
+            if name == stage and 2 * done >= total:
+                raise Stop
 
-    with pytest.raises(Stop):
-        train_on(files, tmp_path / "adapter", sequence_settings(), progress=stop)
-    assert heard[-1] == stage and not (tmp_path / "adapter").exists()
+        with pytest.raises(Stop):
+            train_on(files, tmp_path / "adapter", sequence_settings(), progress=stop)
+        assert heard[-1] == stage and not (tmp_path / "adapter").exists()
+        # What is finished is not done again.
+        assert ("safe" in heard) == (stage == "safe")
     train_on(files, tmp_path / "adapter", sequence_settings())
     assert parts_of(tmp_path / "adapter", SEQUENCE_PARTS) == parts_of(gated[0], SEQUENCE_PARTS)
     assert read_config(tmp_path / "adapter").gate == read_config(gated[0]).gate
+    assert not (tmp_path / "adapter.training").exists()
+
+
+def test_a_finished_gate_is_read_again_where_only_the_save_was_missed(files, gated, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "save_adapter", stop_at_once)
+    with pytest.raises(Stop):
+        train_on(files, tmp_path / "adapter", sequence_settings())
+    monkeypatch.undo()
+    heard = []
+    train_on(files, tmp_path / "adapter", sequence_settings(), progress=lambda name, *_: heard.append(name))
+    assert set(heard) == {"record activations"}
+    assert parts_of(tmp_path / "adapter", SEQUENCE_PARTS) == parts_of(gated[0], SEQUENCE_PARTS)
+    one, other = (read_config(folder) for folder in (tmp_path / "adapter", gated[0]))
+    assert (one.gate, one.metrics["gate"]) == (other.gate, other.metrics["gate"])
+
+
+def stop_at_once(*_, **__):
+    raise Stop
+
+
+def train_gate_slowly(files: Path, output: Path, stage: str) -> None:
+    """In a process of its own: it leaves a file and waits to be killed in the middle of a stage."""
+    torch.set_num_threads(1)
+
+    def progress(name, done, total):
+        if name == stage and 2 * done >= total:
+            output.with_name(f"in {stage}").touch()
+            time.sleep(600)
+
+    train_on(files, output, sequence_settings(), progress=progress)
+
+
+def test_a_gate_training_that_was_killed_comes_to_the_same_result(files, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.training.test_pipeline", "peft"])
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for stage in ("base replies", "safe", "fit gate"):
+        process = context.Process(target=train_gate_slowly, args=(files, killed, stage))
+        process.start()
+        kill_when(lambda stage=stage: (tmp_path / f"in {stage}").exists(), process)
+        assert not killed.exists()
+    for output in (whole, killed):
+        process = context.Process(target=train_gate_slowly, args=(files, output, ""))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    assert parts_of(killed, SEQUENCE_PARTS) == parts_of(whole, SEQUENCE_PARTS)
+    assert read_config(killed).gate == read_config(whole).gate
+    assert not (tmp_path / "killed.training").exists()
+
+
+def test_the_gates_config_says_how_it_decides(gated):
+    config = read_config(gated[0])
+    tokenizer = tiny_tokenizer()
+    assert config.gate.marks == TurnMarks.of(tokenizer)
+    assert tokenizer.decode(config.gate.break_ids) == "\n\n"
+    assert tokenizer.convert_tokens_to_ids("I") in config.gate.refusal_starts
+    assert config.gate.refusal_starts == sorted(set(config.gate.refusal_starts))
+    assert (config.routed_tokens, config.routed_prompt_tokens) == (None, 0)
+    assert config.training == sequence_settings().model_dump()
+    assert config.projections == [f"model.layers.{n}.self_attn.o_proj" for n in (1, 2)]
+    rows = config.metrics["gate"]["rows"]
+    # 36 of each label, and those of the safe variant's requests that the base's reply had begun to.
+    assert rows["malicious"] >= 36 and sum(rows.values()) > 72
+    assert config.metrics["safe"]["steps"] == 4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"malicious": None, "benign": None},
+        {"dtype": "bfloat16"},
+        {"settings": sequence_settings(gradient_checkpointing=True)},
+    ],
+    ids=["corpus", "bfloat16", "gradient checkpointing"],
+)
+def test_sequence_routing_trains_with_other_options(files, tmp_path, options):
+    folder = train_on(files, tmp_path / "adapter", **{"settings": sequence_settings(), **options})
+    for part in SEQUENCE_PARTS:
+        tensors = load_file(folder / part)
+        assert all(torch.isfinite(value).all() for value in tensors.values())
+        assert all(value.dtype == torch.float32 for value in tensors.values())
+    (reply,) = MoguModel.from_pretrained(folder, device="cpu").reply(
+        [[{"role": "user", "content": "Hi"}]], threshold=0.0, max_new_tokens=2
+    )
+    assert reply.safe_weight == 1
+
+
+def test_a_template_that_takes_user_and_assistant_in_turns_only_is_trained_with(files, tmp_path):
+    template = tmp_path / "chat.jinja"
+    template.write_text(
+        "{% for message in messages %}{% if message['role'] != ('user', 'assistant')[loop.index0 % 2] %}"
+        "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+        "{{ message['role'] + ':' + message['content'] + '<|im_end|>' }}{% endfor %}{{ 'assistant:' }}"
+    )
+    options = {"malicious": None, "benign": None, "chat_template": template}
+    settings = sequence_settings(malicious_requests=60, benign_requests=60, variant_requests=8)
+    folder = train_on(files, tmp_path / "adapter", settings, **options)
+    assert read_config(folder).chat_template == template.read_text()
+
+
+def test_the_same_seed_gives_the_same_gate_and_another_another(files, gated, tmp_path):
+    again, other = (train_on(files, tmp_path / str(seed), sequence_settings(seed=seed)) for seed in (0, 1))
+    assert parts_of(again, SEQUENCE_PARTS) == parts_of(gated[0], SEQUENCE_PARTS)
+    assert parts_of(other, SEQUENCE_PARTS) != parts_of(gated[0], SEQUENCE_PARTS)
+
+
+def test_unfinished_work_of_the_other_way_of_routing_is_not_gone_on_with(files, tmp_path):
+    with pytest.raises(Stop):
+        train_on(files, tmp_path / "adapter", sequence_settings(), progress=stop_at("record activations", 4))
+    for settings in (settings_of(), sequence_settings(look_alike_refusal_budget=0.5)):
+        with pytest.raises(MoguError, match=r"adapter\.training holds an unfinished training with another"):
+            train_on(files, tmp_path / "adapter", settings)
+
+
+def test_a_divergence_of_the_safe_variant_leaves_the_work_and_no_adapter(files, tmp_path):
+    with pytest.raises(MoguError, match="variant_learning_rate"):
+        train_on(files, tmp_path / "adapter", sequence_settings(variant_learning_rate=1e38))
+    assert not (tmp_path / "adapter").exists()
+    assert (tmp_path / "adapter.training" / "replies-opener.jsonl").exists()

@@ -32,6 +32,7 @@ def test_the_quick_preset_is_the_default_on_less_data():
         "benign_requests",
         "variant_requests",
         "validation_requests",
+        "batch_size",
         "evaluations",
     }
     assert all(quick[name] < default[name] for name in changed)
