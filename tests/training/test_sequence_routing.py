@@ -1,0 +1,76 @@
+from types import SimpleNamespace
+
+import pytest
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from mogu.corpus import corpus_refusals
+from mogu.data.requests import Request
+from mogu.training import sequence_routing
+from mogu.training.preparation import Prompt
+from mogu.training.sequence_routing import LONGEST_PROMPT, _some_of_each_label, refusal_starts
+from tests.tiny import tiny_tokenizer
+
+# Half of the English ones begin with a word, some with a piece of one; the others are in letters that are not Latin.
+REFUSALS = {
+    "en": [
+        "I can't do that.",
+        "I won't.",
+        "Sorry, no.",
+        "That hurts people.",
+        "Theft is wrong.",
+        "I'm sorry.",
+    ],
+    "ja": ["ごめんなさい", "すみません", "いいえ"],
+}
+
+
+def starts_of(tokenizer):
+    return [tokenizer.decode([token]) for token in refusal_starts(SimpleNamespace(tokenizer=tokenizer))]
+
+
+def words_tokenizer(*words):
+    vocabulary = {word: index for index, word in enumerate(["?", *words])}
+    backend = Tokenizer(WordLevel(vocabulary, unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?")
+
+
+def test_of_latin_letters_only_whole_words_begin_a_refusal(monkeypatch):
+    monkeypatch.setattr(sequence_routing, "corpus_refusals", lambda: REFUSALS)
+    # Bytes: "I" is a word of its own in two of them, "S" and "T" are pieces; kana begin with the same byte.
+    tokenizer = tiny_tokenizer()
+    first_byte = tokenizer("ご")["input_ids"][0]
+    found = refusal_starts(SimpleNamespace(tokenizer=tokenizer))
+    assert found == sorted({tokenizer("I")["input_ids"][0], first_byte})
+
+
+def test_rare_beginnings_do_not_count(monkeypatch):
+    tokenizer = words_tokenizer("I", "No,", "Perhaps", "Never")
+    texts = ["I do not."] * 8 + ["No, I do not."] * 2 + ["Perhaps not."]
+    monkeypatch.setattr(sequence_routing, "corpus_refusals", lambda: {"en": texts})
+    assert starts_of(tokenizer) == ["I", "No,"]
+    # Of another language it is a common one.
+    monkeypatch.setattr(
+        sequence_routing, "corpus_refusals", lambda: {"en": texts, "xx": ["Perhaps not.", "Never ever."]}
+    )
+    assert starts_of(tokenizer) == ["I", "No,", "Perhaps", "Never"]
+
+
+def test_the_corpuss_refusals_begin_with_few_tokens_that_most_of_them_share():
+    tokenizer = tiny_tokenizer()
+    found = set(refusal_starts(SimpleNamespace(tokenizer=tokenizer)))
+    assert 2 <= len(found) < 40
+    first = [tokenizer(text)["input_ids"][0] for text in corpus_refusals()["en"]]
+    assert sum(token in found for token in first) >= len(first) / 2
+
+
+@pytest.mark.parametrize(("most", "expected"), [(2, [0, 2, 1, 5]), (1, [0, 1]), (None, [0, 2, 4, 1, 5])])
+def test_the_first_of_each_label_that_are_not_long(most, expected):
+    lengths = [5, 7, LONGEST_PROMPT, LONGEST_PROMPT + 1, 3, 2]
+    prompts = [
+        Prompt(Request(f"rows:{n}", "x", [], "benign" if n % 2 else "malicious"), [9] * length)
+        for n, length in enumerate(lengths)
+    ]
+    assert [int(p.request.id[5:]) for p in _some_of_each_label(prompts, most)] == expected
