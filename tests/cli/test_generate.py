@@ -66,6 +66,7 @@ def test_rows_come_back_in_order_with_what_the_model_replies(generate, files, ad
     replies = MoguModel.from_pretrained(adapter_folder).reply(conversations, max_new_tokens=4, batch_size=1)
     for row, reply in zip(rows, replies, strict=True):
         assert row["response"] == reply.text
+        assert row["score"] is None
         assert row["safe_weight"] == pytest.approx(reply.safe_weight, abs=1e-5)
         assert row["usable_weight"] == pytest.approx(reply.usable_weight, abs=1e-5)
     assert [path.name for path in files[1].parent.iterdir() if "out" in path.name] == ["out.jsonl"]
