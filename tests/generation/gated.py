@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from mogu.adapter.attach import attach, new_gate
-from mogu.adapter.config import AdapterConfig, GateConfig
+from mogu.adapter.config import GateConfig
 from mogu.adapter.gate import HEADS, WINDOW, Gate
 from mogu.generation import MoguModel
-from mogu.models import ModelIdentity, find_projections
+from mogu.models import find_projections
 from mogu.turns import TurnMarks
-from tests.generation.hardened import NEW, RANK
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.generation.hardened import NEW, RANK, as_mogu
+from tests.tiny import tiny_model
 
 HEADER = [60, 61]
 BORDER = [70, 71]
@@ -55,22 +55,9 @@ def gated(family: str = "llama", reply_threshold: float | None = None) -> MoguMo
             probe.vectors.normal_(std=0.1)
             probe.offsets.normal_(std=0.3)
     adapter.freeze()
-    config = AdapterConfig(
-        mogu_version="0",
-        base=ModelIdentity(name=family, revision=None, fingerprint="0", model_type=model.config.model_type),
-        parts=["safe", "gate"],
-        projections=list(adapter.layers),
-        rank=RANK,
-        lora_alpha=RANK,
-        weights="sequence",
-        routed_prompt_tokens=0,
-        gate=gate,
-        training={},
-        versions={},
-        metrics={},
-        created="2025-01-01",
+    return as_mogu(
+        family, adapter, parts=["safe", "gate"], weights="sequence", routed_prompt_tokens=0, gate=gate
     )
-    return MoguModel(model, tiny_tokenizer(), adapter, config)
 
 
 class Written(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mogu.adapter.attach import attach
+from mogu.adapter.attach import Adapter, attach
 from mogu.adapter.config import AdapterConfig
 from mogu.chat import batch_left_pad
 from mogu.generation import MoguModel
@@ -18,6 +18,12 @@ from tests.tiny import tiny_model, tiny_tokenizer
 RANK = 4
 NEW = 7
 FAMILIES = ["llama", "falcon_7b", "gpt2", "gemma3_text", "qwen3"]
+WAYS_TO_CACHE = [
+    {"use_cache": False},
+    {"prefill_chunk_size": 4},
+    {"cache_implementation": "static"},
+    {"cache_implementation": "static", "prefill_chunk_size": 4},
+]
 NO_END = {"eos_token_id": None, "pad_token_id": 0}
 GREEDY = {"do_sample": False, "max_new_tokens": NEW}
 PROMPTS = [[5, 9, 17, 40, 8, 77], [31, 7, 200], [12, 90, 3, 4, 5, 6, 99, 150, 44]]
@@ -39,22 +45,32 @@ def hardened(
             layer.router.vectors.normal_(std=0.3)
             layer.router.bias.normal_()
     adapter.freeze()
-    config = AdapterConfig(
-        mogu_version="0",
-        base=ModelIdentity(name=family, revision=None, fingerprint="0", model_type=model.config.model_type),
+    return as_mogu(
+        family,
+        adapter,
         parts=["safe", "usable", "routers"],
-        projections=[projection.name for projection in projections],
-        rank=RANK,
-        lora_alpha=RANK,
         weights="token",
         routed_tokens=routed_tokens,
         routed_prompt_tokens=routed_prompt_tokens,
+    )
+
+
+def as_mogu(family: str, adapter: Adapter, **config) -> MoguModel:
+    """The model of an adapter whose config says what is given."""
+    model_type = adapter.model.config.model_type
+    whole = AdapterConfig(
+        mogu_version="0",
+        base=ModelIdentity(name=family, revision=None, fingerprint="0", model_type=model_type),
+        projections=list(adapter.layers),
+        rank=RANK,
+        lora_alpha=RANK,
         training={},
         versions={},
         metrics={},
         created="2025-01-01",
+        **config,
     )
-    return MoguModel(model, tiny_tokenizer(), adapter, config)
+    return MoguModel(adapter.model, tiny_tokenizer(), adapter, whole)
 
 
 class Written(NamedTuple):

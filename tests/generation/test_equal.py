@@ -11,6 +11,7 @@ from tests.generation.hardened import (
     NEW,
     NO_END,
     PROMPTS,
+    WAYS_TO_CACHE,
     by_hand,
     hardened,
     replies,
@@ -77,16 +78,7 @@ def test_refill_beyond_the_reply_and_within_chunks_equals_reuse():
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"use_cache": False},
-        {"prefill_chunk_size": 4},
-        {"cache_implementation": "static"},
-        {"cache_implementation": "static", "prefill_chunk_size": 4},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("settings", WAYS_TO_CACHE, ids=str)
 def test_every_way_to_cache_equals_the_default(family, settings):
     mogu = hardened(family)
     assert replies(mogu, PROMPTS, **settings) == replies(mogu, PROMPTS)

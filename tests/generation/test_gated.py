@@ -6,7 +6,7 @@ import torch
 from mogu.chat import batch_left_pad
 from mogu.errors import MoguError
 from tests.generation.gated import BREAK, PROMPTS, STARTS, by_hand, gated
-from tests.generation.hardened import FAMILIES, GREEDY, NO_END, replies, seen_logits
+from tests.generation.hardened import FAMILIES, GREEDY, NO_END, WAYS_TO_CACHE, replies, seen_logits
 from tests.tiny import tiny_model
 
 
@@ -58,16 +58,7 @@ def test_refused_rows_begin_as_refusals_do_and_begun_ones_with_a_break():
 
 
 @pytest.mark.parametrize("reply_threshold", [None, 0.0])
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"use_cache": False},
-        {"prefill_chunk_size": 4},
-        {"cache_implementation": "static"},
-        {"cache_implementation": "static", "prefill_chunk_size": 4},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("settings", WAYS_TO_CACHE, ids=str)
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
 def test_every_way_to_cache_equals_the_default(family, settings, reply_threshold):
     mogu = gated(family, reply_threshold)
@@ -183,3 +174,19 @@ def test_only_a_gate_that_reads_replies_switches_a_trace_in_mid_reply():
     switched = gated(reply_threshold=0.0).trace(talk, reply=reply, threshold=threshold)
     assert switched.reply_threshold == threshold
     assert switched.routed == [index > first for index in range(len(running))]
+
+
+@pytest.mark.parametrize("reply_threshold", [None, 0.0])
+def test_layers_are_watched_while_they_are_read_and_no_longer(reply_threshold):
+    mogu = gated(reply_threshold=reply_threshold)
+    layers = mogu.model.get_decoder().layers
+    watched = []
+    with torch.no_grad():
+        hook = mogu.model.register_forward_pre_hook(
+            lambda *_: watched.append(sum(len(layer._forward_hooks) for layer in layers))
+        )
+        replies(mogu, PROMPTS, threshold=1.0, max_new_tokens=3)
+    hook.remove()
+    reads = len(mogu.config.gate.layers)
+    assert watched == ([reads, 0, 0] if reply_threshold is None else [reads] * 3)
+    assert sum(len(layer._forward_hooks) for layer in layers) == 0

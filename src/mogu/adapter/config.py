@@ -2,7 +2,7 @@
 
 import platform
 from importlib.metadata import version
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +17,18 @@ PACKAGES: Final = ("torch", "transformers", "peft", "accelerate", "tokenizers", 
 
 PartName = Literal["safe", "usable", "routers", "gate"]
 """What a folder may hold: the two variants, the routers of token routing, the gate of sequence routing."""
+
+
+class Thresholds(NamedTuple):
+    """The probabilities, 0 to 1, from which on a gate refuses.
+
+    Attributes:
+        prompt: At the prompt's end.
+        reply: At a token of the reply; None where replies are not read.
+    """
+
+    prompt: float
+    reply: float | None
 
 
 class GateConfig(BaseModel):
@@ -39,6 +51,15 @@ class GateConfig(BaseModel):
     marks: TurnMarks
     break_ids: list[int]
     refusal_starts: list[int] = Field(min_length=1)
+
+    def thresholds(self, chosen: float | None) -> Thresholds:
+        """What is in force when a threshold is chosen in place of the gate's own; a reply is not read more sternly.
+
+        Args:
+            chosen: A probability, 0 to 1; None for the gate's own.
+        """
+        prompt = self.threshold if chosen is None else chosen
+        return Thresholds(prompt, None if self.reply_threshold is None else max(prompt, self.reply_threshold))
 
 
 class AdapterConfig(BaseModel):

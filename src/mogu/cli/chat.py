@@ -77,10 +77,10 @@ def _routing(reply: "Reply", gate: "GateConfig | None", threshold: float | None)
     outcome = "refused" if reply.safe_weight else "the base's reply"
     if reply.score is None:
         return f"gate not asked: {outcome}"
-    at_prompt = gate.threshold if threshold is None else threshold
-    limits = f"threshold {at_prompt:.2f}"
-    if gate.reply_threshold is not None:
-        limits += f", in the reply {max(at_prompt, gate.reply_threshold):.2f}"
+    in_force = gate.thresholds(threshold)
+    limits = f"threshold {in_force.prompt:.2f}"
+    if in_force.reply is not None:
+        limits += f", in the reply {in_force.reply:.2f}"
     return f"gate {reply.score:.2f} ({limits}): {outcome}"
 
 

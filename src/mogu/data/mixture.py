@@ -8,6 +8,7 @@ any history: no style by itself means anything. Pure functions of a seed; knows 
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import get_args
 
 from mogu.chat import Message
 from mogu.corpus import (
@@ -37,8 +38,6 @@ SHARES: dict[Label, dict[str, float]] = {
     },
 }
 """How many of a label's rows are of each kind; the rest are direct requests."""
-
-LABELS: tuple[Label, ...] = ("malicious", "benign")
 
 SYSTEM_SHARE = 0.08
 """Rows that get one of the harmless system messages, under either label."""
@@ -87,7 +86,7 @@ def mixture(requests: Sequence[Request], label: Label, split: Split, count: int,
 
 def _histories(split: Split) -> list[list[Message]]:
     """What may come before any request: a malicious one that was refused, or a harmless one that was answered."""
-    talks = [talk for label in LABELS for talk in corpus_conversations(label, split)]
+    talks = [talk for label in get_args(Label) for talk in corpus_conversations(label, split)]
     return [
         talk.messages[:-1]
         for talk in talks

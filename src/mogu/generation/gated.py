@@ -13,9 +13,11 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
 
 from mogu.adapter.attach import Adapter
-from mogu.adapter.config import GateConfig
+from mogu.adapter.config import GateConfig, Thresholds
 from mogu.adapter.gate import Gate
 from mogu.adapter.layer import SAFE
 from mogu.generation.forwards import Forwards
@@ -37,7 +39,7 @@ class GatedForwards(Forwards):
         input_ids: ``(rows, columns)``, the prompts.
         attention_mask: the same shape, padding (0) on the left.
         config: the marks of turns, the break and what refusals begin with.
-        threshold: a row whose score is at or above it switches; None switches all rows at once, and nothing is read.
+        thresholds: a row whose score is at or above them switches; None switches all rows, and nothing is read.
     """
 
     def __init__(
@@ -46,13 +48,13 @@ class GatedForwards(Forwards):
         input_ids: Tensor,
         attention_mask: Tensor,
         config: GateConfig,
-        threshold: float | None,
+        thresholds: Thresholds | None,
     ) -> None:
         weights = torch.zeros(1, 1, 2, device=attention_mask.device)
         weights[..., SAFE] = 1.0
         super().__init__(adapter, attention_mask, weights)
         self._config = config
-        self._threshold = threshold
+        self._thresholds = thresholds
         rows = [row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True)]
         marks, device = config.marks, self._padding.device
         self._reading = torch.tensor([marks.reading_start(row) for row in rows], device=device)
@@ -62,18 +64,18 @@ class GatedForwards(Forwards):
         self._scores: list[Tensor] = []  # token scores of the columns that were read, in their order
         self._read_from = self._scored = 0  # the columns between have been read
         self._switch: Tensor | None = None  # (batch,) position whose logits begin the refusal
-        self._any_switched = False
-        self._forcing_until = 0  # in columns from this one on no row begins its refusal
+        self._forcing_until = (
+            0  # in columns from this one on no row begins its refusal; 0 while none has switched
+        )
+        self._gate_hooks: list[RemovableHandle] = []
         self._probability: Tensor | None = None
         self._followed: Any = None
 
     def __enter__(self) -> Self:
         super().__enter__()
-        gate = self._adapter.gate
-        if self._threshold is not None and gate is not None:
-            layers = decoder_layers(self._adapter.model)
-            for index in gate.layers:
-                self._hooks.append(layers[index].register_forward_hook(_keep_into(self._hidden, index)))
+        if self._thresholds is not None and self._adapter.gate is not None:
+            self._gate_hooks = _watch(self._adapter.model, self._adapter.gate, self._hidden)
+            self._hooks += self._gate_hooks
         return self
 
     def row_weights(self, columns: list[int], beam_indices: Tensor | None) -> list[tuple[float, float]]:
@@ -106,7 +108,7 @@ class GatedForwards(Forwards):
         """Route what switched rows have written."""
         self._columns = (first, after)
         self._adapter.routing.routed = None
-        if self._switch is not None and self._any_switched:
+        if self._switch is not None and self._forcing_until:
             positions = self._positions(first, after, kwargs["input_ids"].shape[0])
             span = RoutedSpan(self._switch + 1, torch.full_like(self._switch, NEVER))
             self._adapter.routing.routed = routed_positions(positions, span)
@@ -116,22 +118,28 @@ class GatedForwards(Forwards):
     def after(self, output: Any) -> None:
         """Ask the gate, and begin the refusals of rows that switch."""
         batch = output.logits.shape[0]
-        lengths = self._lengths.repeat_interleave(batch // self._lengths.shape[0])
         first, after = self._columns
-        gate = self._adapter.gate
-        if gate is None or self._threshold is None:
+        gate, thresholds = self._adapter.gate, self._thresholds
+        if gate is None or thresholds is None:
             if self._switch is None:
-                self._switch_rows(torch.ones_like(lengths).bool(), lengths - 1)
-        elif after > self._scored and (self._switch is None or self._config.reply_threshold is not None):
+                ends = self._prompt_ends(batch)
+                self._switch_rows(torch.ones_like(ends).bool(), ends)
+        elif self._hidden and after > self._scored:
             self._score(gate, first, after)
             if self._switch is None and after >= self._width:
-                self._switch_rows(self._judge(gate, batch) >= self._threshold, lengths - 1)
-            elif self._switch is not None:
+                self._switch_rows(self._judge(gate, batch) >= thresholds.prompt, self._prompt_ends(batch))
+                if thresholds.reply is None:
+                    self._stop_reading()
+            elif self._switch is not None and thresholds.reply is not None:
                 last = self._positions(after - 1, after, batch)[:, 0]
-                above = self._judge(gate, batch) >= max(self._threshold, self._config.reply_threshold or 0.0)
+                above = self._judge(gate, batch) >= thresholds.reply
                 self._switch_rows(above & (self._switch == NEVER), last)
         if self._switch is not None and max(first, self._width - 1) < self._forcing_until:
             self._force(output, self._positions(after - output.logits.shape[1], after, batch))
+
+    def _prompt_ends(self, batch: int) -> Tensor:
+        """``(batch,)``, the position of each row's last prompt token."""
+        return self._lengths.repeat_interleave(batch // self._lengths.shape[0]) - 1
 
     def _score(self, gate: Gate, first: int, after: int) -> None:
         """Score the tokens of the forward that have not been read before."""
@@ -140,6 +148,13 @@ class GatedForwards(Forwards):
         new = [self._hidden[index][:, self._scored - first :] for index in gate.layers]
         self._scores.append(gate.token_scores(new))
         self._scored = after
+        self._hidden.clear()  # a prompt's hidden states would stay as long as the generation
+
+    def _stop_reading(self) -> None:
+        """Leave the layers alone from here on: every token of the reply would pay for it."""
+        for hook in self._gate_hooks:
+            hook.remove()
+        self._scores.clear()
 
     def _judge(self, gate: Gate, batch: int) -> Tensor:
         """``(batch,)``, the probability of each row as far as it has been read; the highest so far is kept."""
@@ -158,7 +173,6 @@ class GatedForwards(Forwards):
         before = torch.full_like(positions, NEVER) if self._switch is None else self._switch
         self._switch = torch.where(flagged, positions, before)
         if bool(flagged.any()):
-            self._any_switched = True
             self._forcing_until = max(self._columns[1], self._width) + len(self._config.break_ids)
 
     def _force(self, output: Any, positions: Tensor) -> None:
@@ -214,8 +228,7 @@ def running_scores(
     gate = adapter.gate
     assert gate is not None
     hidden: dict[int, Tensor] = {}
-    layers = decoder_layers(adapter.model)
-    hooks = [layers[index].register_forward_hook(_keep_into(hidden, index)) for index in gate.layers]
+    hooks = _watch(adapter.model, gate, hidden)
     try:
         adapter.model(input_ids=input_ids, use_cache=False, logits_to_keep=1)
     finally:
@@ -230,8 +243,14 @@ def running_scores(
     return running
 
 
-def _keep_into(hidden: dict[int, Tensor], index: int) -> Callable[[nn.Module, Any, Any], None]:
-    def keep(_: nn.Module, __: Any, output: Any) -> None:
-        hidden[index] = output[0] if isinstance(output, tuple) else output
+def _watch(model: PreTrainedModel, gate: Gate, hidden: dict[int, Tensor]) -> list[RemovableHandle]:
+    """Hooks that put what the gate's layers give into `hidden`, by the layer's index."""
 
-    return keep
+    def keep_at(index: int) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(_: nn.Module, __: Any, output: Any) -> None:
+            hidden[index] = output[0] if isinstance(output, tuple) else output
+
+        return keep
+
+    layers = decoder_layers(model)
+    return [layers[index].register_forward_hook(keep_at(index)) for index in gate.layers]

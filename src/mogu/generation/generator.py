@@ -135,15 +135,14 @@ class RoutedGenerator:
         gate = self._config.gate
         if gate is not None:
             running = running_scores(self._adapter, gate, input_ids, prompt_length)
-            threshold = gate.threshold if threshold is None else threshold
-            at_reply = None if gate.reply_threshold is None else max(threshold, gate.reply_threshold)
-            above = [running[prompt_length - 1] >= threshold]
-            if at_reply is not None:
-                above += [score >= at_reply for score in running[prompt_length:]]
+            thresholds = gate.thresholds(threshold)
+            above = [running[prompt_length - 1] >= thresholds.prompt]
+            if thresholds.reply is not None:
+                above += [score >= thresholds.reply for score in running[prompt_length:]]
             if any(above):
                 routed[:, prompt_length + above.index(True) :] = True
                 weights[:, routed] = torch.tensor([1.0, 0.0])
-            return Traced(TokenWeights(weights, routed), running, threshold, at_reply)
+            return Traced(TokenWeights(weights, routed), running, thresholds.prompt, thresholds.reply)
         mask = torch.ones_like(input_ids[:, :prompt_length])
         forwards = self._routed(input_ids[:, :prompt_length], mask, request)
         if isinstance(forwards, RoutedForwards):
@@ -170,7 +169,5 @@ class RoutedGenerator:
             raise MoguError(
                 "sequence routing reads the whole prompt: give all its input_ids beside the cache"
             )
-        threshold = config.gate.threshold if request.threshold is None else request.threshold
-        return GatedForwards(
-            self._adapter, input_ids, mask, config.gate, None if mode == "safe" else threshold
-        )
+        thresholds = None if mode == "safe" else config.gate.thresholds(request.threshold)
+        return GatedForwards(self._adapter, input_ids, mask, config.gate, thresholds)

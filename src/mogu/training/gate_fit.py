@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from mogu.adapter.gate import Gate, Probe
 from mogu.training.loop import RATE_TIMES_WIDTH, Progress
@@ -156,13 +157,9 @@ def _by_length(readings: Sequence[Reading]) -> Iterator[list[Reading]]:
 
 def _stacked(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """``(tokens, features)`` each to float32 ``(rows, width, features)``, padded on the left, and the mask."""
-    width = max(row.shape[0] for row in rows)
-    x = torch.zeros(len(rows), width, rows[0].shape[-1])
-    read = torch.zeros(len(rows), width, dtype=torch.bool)
-    for index, row in enumerate(rows):
-        x[index, width - row.shape[0] :] = row
-        read[index, width - row.shape[0] :] = True
-    return x, read
+    x = pad_sequence(list(rows), batch_first=True, padding_side="left").float()
+    lengths = torch.tensor([row.shape[0] for row in rows])
+    return x, torch.arange(x.shape[1]) >= x.shape[1] - lengths[:, None]
 
 
 @torch.no_grad()
@@ -204,10 +201,8 @@ def out_of_fold(
     for fold in range(folds):
         left_out = set(groups[fold::folds])
         held = [index for index, reading in enumerate(readings) if reading.group in left_out]
-        inside = set(held)
-        gate = fit_gate(
-            [row for index, row in enumerate(readings) if index not in inside], layers, seed, device
-        )
+        rest = [reading for reading in readings if reading.group not in left_out]
+        gate = fit_gate(rest, layers, seed, device)
         logits[held] = gate_logits(gate, [readings[index] for index in held])
         progress(fold + 1, folds)
     return logits

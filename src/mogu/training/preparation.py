@@ -2,10 +2,10 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -16,9 +16,11 @@ from mogu.data.requests import Request
 from mogu.errors import MoguError
 from mogu.files import read_grown_jsonl
 from mogu.training.loop import Progress, batches_of
-from mogu.training.recording import Recorder
+from mogu.training.recording import Record, Recorder
 from mogu.training.settings import TrainingSettings
 from mogu.training.stage import Example
+
+T = TypeVar("T")
 
 
 class Prompt(NamedTuple):
@@ -185,16 +187,11 @@ def record_refusals(
         refusal = [*_encode(tokenizer, refusal_to(prompt.request, rng)), tokenizer.eos_token_id]
         heads.append([*prompt.ids, *said])
         refusals.append([*break_ids, *refusal] if said else refusal)
-    routed = None if settings.gradient_checkpointing else settings.routed_prompt_tokens
-    order = sorted(range(len(prompts)), key=lambda row: len(heads[row]))
-    examples: dict[int, Example] = {}
-    for rows in batches_of(order, settings.batch_size):
-        records = recorder.record([heads[row] for row in rows], [(refusals[row],) for row in rows], routed)
-        for row, record in zip(rows, records, strict=True):
-            malicious = prompts[row].request.label == "malicious"
-            examples[row] = Example(heads[row], (refusals[row],), malicious, record)
-        progress(len(examples), len(order))
-    return [examples[row] for row in range(len(prompts))]
+    records = _records(recorder, heads, [(refusal,) for refusal in refusals], settings, progress)
+    return [
+        Example(head, (refusal,), prompt.request.label == "malicious", record)
+        for prompt, head, refusal, record in zip(prompts, heads, refusals, records, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -226,26 +223,46 @@ def record_examples(
             _encode(tokenizer, opener_to(request, rng)) if request.label == "malicious" else glad[request.id]
         )
         replies.append((refusal, opener))
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row].ids))
-    examples: dict[int, Example] = {}
-    for start in range(0, len(order), settings.batch_size):
-        rows = order[start : start + settings.batch_size]
-        records = recorder.record(
-            [prompts[row].ids for row in rows],
-            [replies[row] for row in rows],
-            None if settings.gradient_checkpointing else settings.routed_prompt_tokens,
+    records = _records(recorder, [prompt.ids for prompt in prompts], replies, settings, progress)
+    return [
+        Example(
+            prompt.ids,
+            reply,
+            prompt.request.label == "malicious",
+            record,
+            importance_of(prompt.request) if settings.weigh_by_kind else 1.0,
         )
-        for row, record in zip(rows, records, strict=True):
-            request = prompts[row].request
-            examples[row] = Example(
-                prompts[row].ids,
-                replies[row],
-                request.label == "malicious",
-                record,
-                importance_of(request) if settings.weigh_by_kind else 1.0,
-            )
-        progress(start + len(rows), len(order))
-    return [examples[row] for row in range(len(prompts))]
+        for prompt, reply, record in zip(prompts, replies, records, strict=True)
+    ]
+
+
+def _records(
+    recorder: Recorder,
+    heads: Sequence[list[int]],
+    replies: Sequence[tuple[list[int], ...]],
+    settings: TrainingSettings,
+    progress: Progress,
+) -> list[Record]:
+    """What the base computes of each head and its replies, in their order; recorded in batches of like lengths."""
+    routed = None if settings.gradient_checkpointing else settings.routed_prompt_tokens
+    order = sorted(range(len(heads)), key=lambda row: len(heads[row]))
+    records: dict[int, Record] = {}
+    for rows in batches_of(order, settings.batch_size):
+        found = recorder.record([heads[row] for row in rows], [replies[row] for row in rows], routed)
+        records.update(zip(rows, found, strict=True))
+        progress(len(records), len(order))
+    return [records[row] for row in range(len(heads))]
+
+
+def first_of_each_label(rows: Sequence[T], malicious: Callable[[T], bool], most: int | None) -> list[T]:
+    """The first rows of each label, malicious ones before; the rows of a label are in random order.
+
+    Args:
+        rows: of both labels.
+        malicious: says the label of a row.
+        most: how many of each label; None for all.
+    """
+    return [row for label in (True, False) for row in [row for row in rows if malicious(row) == label][:most]]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

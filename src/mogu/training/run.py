@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save
+from torch import nn
 
 from mogu.files import write_atomic
 from mogu.training.loop import train_stage
@@ -43,6 +44,22 @@ class Run:
         """Whether the parts of a stage were trained to the end, in this process or one that was killed."""
         return (self.work / f"{name}.safetensors").exists()
 
+    def read(self, name: str, parts: nn.Module) -> dict[str, Any]:
+        """Fill parts with those of a finished stage; its facts."""
+        parts.load_state_dict(load_file(self.work / f"{name}.safetensors"))
+        return self.facts(name)
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """What a finished stage has left beside its parts."""
+        facts: dict[str, Any] = json.loads((self.work / f"{name}.json").read_text(encoding="utf-8"))
+        return facts
+
+    def keep(self, name: str, parts: nn.Module, facts: dict[str, Any]) -> None:
+        """Write the parts of a stage, which is finished then, and facts about them."""
+        write_atomic(self.work / f"{name}.json", json.dumps(facts))
+        # Last: its presence says that the stage is finished.
+        write_atomic(self.work / f"{name}.safetensors", save(parts.state_dict()))
+
     def train(
         self,
         name: str,
@@ -62,11 +79,8 @@ class Run:
             epochs: passes over the training examples.
             learning_rate: at the start.
         """
-        parts, facts = self.work / f"{name}.safetensors", self.work / f"{name}.json"
         if self.finished(name):
-            stage.load_state_dict(load_file(parts))
-            metrics: dict[str, Any] = json.loads(facts.read_text(encoding="utf-8"))
-            return metrics
+            return self.read(name, stage)
         with self.stage(name) as step:
             metrics = train_stage(
                 stage,
@@ -78,6 +92,5 @@ class Run:
                 folder=self.work / name,
                 progress=step,
             )
-        write_atomic(facts, json.dumps(metrics))
-        write_atomic(parts, save(stage.state_dict()))  # last: its presence says that the stage is finished
+        self.keep(name, stage, metrics)
         return metrics

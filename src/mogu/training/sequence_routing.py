@@ -1,25 +1,21 @@
 """Sequence routing: the safe variant, trained where it acts, and the gate that says when."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors.torch import load_file, save
 
-from mogu.adapter.attach import Adapter
+from mogu.adapter.attach import Adapter, new_gate
 from mogu.adapter.config import GateConfig
-from mogu.adapter.gate import Gate
 from mogu.corpus import corpus_refusals
-from mogu.files import write_atomic
 from mogu.models import LoadedModel
 from mogu.training.gate_calibration import apply_calibration, calibrate_gate, is_look_alike
 from mogu.training.gate_fit import fit_gate, out_of_fold
 from mogu.training.gate_reading import choose_layers, read_conversations
 from mogu.training.loop import rate_at_width
-from mogu.training.preparation import Prompt, begun_replies, record_refusals
+from mogu.training.preparation import Prompt, begun_replies, first_of_each_label, record_refusals
 from mogu.training.recording import Recorder
 from mogu.training.run import Run
 from mogu.training.settings import TrainingSettings
@@ -76,28 +72,40 @@ def train_sequence_routing(
     """
     training, validation = list(prompts[:count]), list(prompts[count:])
     marks = TurnMarks.of(loaded.tokenizer)
+    break_ids = loaded.tokenizer(PARAGRAPH, add_special_tokens=False)["input_ids"]
     learned = _some_of_each_label(training, settings.variant_requests)
     watched = _some_of_each_label(validation, SAFE_VALIDATION)
     with run.stage("base replies") as step:
         begun = begun_replies(recorder, loaded.tokenizer, [*learned, *watched], settings, run.work, step)
-    metrics: dict[str, Any] = {
-        "safe": _train_safe(loaded, adapter, recorder, learned, watched, begun, settings, run)
-    }
+    metrics: dict[str, Any] = {}
+    with gradient_checkpointing(adapter) if settings.gradient_checkpointing else nullcontext():
+        with run.stage("record activations") as step:
+            examples = record_refusals(
+                recorder, loaded.tokenizer, [*learned, *watched], begun, break_ids, settings, step
+            )
+        metrics["safe"] = run.train(
+            "safe",
+            SafeStage(adapter, recorder, examples, settings),
+            list(range(len(learned))),
+            list(range(len(learned), len(examples))),
+            settings.variant_epochs,
+            settings.variant_learning_rate or rate_at_width(adapter),
+        )
     # The gate must see through openers too, whoever wrote them.
     opened = [
         Prompt(prompt.request, [*prompt.ids, *said])
         for prompt, said in zip([*learned, *watched], begun, strict=True)
         if said
     ]
-    gate, layers, threshold, metrics["gate"] = _train_gate(
-        recorder, marks, [*training, *validation, *opened], validation, settings, run
+    metrics["gate"] = _train_gate(
+        adapter, recorder, marks, [*training, *validation, *opened], validation, settings, run
     )
-    adapter.gate = gate
+    assert adapter.gate is not None
     config = GateConfig(
-        layers=layers,
-        threshold=threshold,
+        layers=list(adapter.gate.layers),
+        threshold=metrics["gate"]["threshold"],
         marks=marks,
-        break_ids=loaded.tokenizer(PARAGRAPH, add_special_tokens=False)["input_ids"],
+        break_ids=break_ids,
         refusal_starts=refusal_starts(loaded),
     )
     return SequenceRouting(config, metrics)
@@ -120,59 +128,27 @@ def refusal_starts(loaded: LoadedModel) -> list[int]:
     return sorted(starts)
 
 
-def _train_safe(
-    loaded: LoadedModel,
-    adapter: Adapter,
-    recorder: Recorder,
-    learned: list[Prompt],
-    watched: list[Prompt],
-    begun: list[list[int]],
-    settings: TrainingSettings,
-    run: Run,
-) -> dict[str, Any]:
-    """Train the safe variant at a reply's start, after a few tokens of the base's reply, and in its middle."""
-    prompts = [*learned, *watched]
-    with gradient_checkpointing(adapter) if settings.gradient_checkpointing else nullcontext():
-        with run.stage("record activations") as step:
-            break_ids = loaded.tokenizer(PARAGRAPH, add_special_tokens=False)["input_ids"]
-            examples = record_refusals(recorder, loaded.tokenizer, prompts, begun, break_ids, settings, step)
-        return run.train(
-            "safe",
-            SafeStage(adapter, recorder, examples, settings),
-            list(range(len(learned))),
-            list(range(len(learned), len(prompts))),
-            settings.variant_epochs,
-            settings.variant_learning_rate or rate_at_width(adapter),
-        )
-
-
 def _some_of_each_label(prompts: list[Prompt], most: int | None) -> list[Prompt]:
     """The first ones of each label that are not long; the requests of a label are in random order."""
     short = [prompt for prompt in prompts if len(prompt.ids) <= LONGEST_PROMPT]
-    return [
-        prompt
-        for label in ("malicious", "benign")
-        for prompt in [prompt for prompt in short if prompt.request.label == label][:most]
-    ]
+    return first_of_each_label(short, lambda prompt: prompt.request.label == "malicious", most)
 
 
 def _train_gate(
+    adapter: Adapter,
     recorder: Recorder,
     marks: TurnMarks,
     rows: list[Prompt],
     validation: list[Prompt],
     settings: TrainingSettings,
     run: Run,
-) -> tuple[Gate, list[int], float, dict[str, Any]]:
-    """The calibrated gate that learned from all rows, the layers that it reads, its threshold and its metrics."""
-    parts, facts = run.work / "gate.safetensors", run.work / "gate.json"
+) -> dict[str, Any]:
+    """Give the adapter a calibrated gate that learned from all rows; its metrics, the threshold among them."""
     device = recorder.model.device
-    features = recorder.model.config.get_text_config(decoder=True).hidden_size
     if run.finished("gate"):
-        found = json.loads(facts.read_text(encoding="utf-8"))
-        gate = Gate(features, found["layers"]).to(device)
-        gate.load_state_dict(load_file(parts))
-        return gate, found["layers"], found["threshold"], found["metrics"]
+        facts = run.facts("gate")
+        run.read("gate", new_gate(adapter, facts["layers"]))
+        return facts["metrics"]
     with run.stage("choose layers") as step:
         direct = [prompt for prompt in validation if not prompt.request.group]
         layers, separable = choose_layers(recorder, marks, direct, settings.seed, step)
@@ -192,8 +168,7 @@ def _train_gate(
     with run.stage("fit gate") as step:
         gate = fit_gate(readings, layers, settings.seed, device, step)
         apply_calibration(gate, calibration)
+    adapter.gate = gate
     metrics = {"separability": separable, **calibration.figures}
-    found = {"layers": layers, "threshold": calibration.threshold, "metrics": metrics}
-    write_atomic(facts, json.dumps(found))
-    write_atomic(parts, save(gate.state_dict()))
-    return gate, layers, calibration.threshold, metrics
+    run.keep("gate", gate, {"layers": layers, "metrics": metrics})
+    return metrics

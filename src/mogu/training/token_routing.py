@@ -9,7 +9,13 @@ from mogu.adapter.attach import Adapter
 from mogu.models import LoadedModel
 from mogu.training.calibration import calibrate
 from mogu.training.loop import rate_at_width
-from mogu.training.preparation import REPLY_BATCH, Prompt, base_replies, record_examples
+from mogu.training.preparation import (
+    REPLY_BATCH,
+    Prompt,
+    base_replies,
+    first_of_each_label,
+    record_examples,
+)
 from mogu.training.recording import Recorder
 from mogu.training.router_fit import fit_routers
 from mogu.training.run import Run
@@ -70,6 +76,7 @@ def _train_stages(
 ) -> dict[str, Any]:
     """Train the parts one after the other on the first ``count`` examples; the others are for validation."""
     training, validation = list(range(count)), list(range(count, len(examples)))
+    learned = first_of_each_label(training, lambda row: examples[row].malicious, settings.variant_requests)
     routers = RouterStage(adapter, recorder, examples, settings)
     metrics: dict[str, Any] = {}
     if settings.router_start == "fit" and not run.finished("routers"):
@@ -81,7 +88,7 @@ def _train_stages(
         metrics[name] = run.train(
             name,
             stage,
-            _first_of_each_label(examples, training, settings),
+            learned,
             validation,
             settings.variant_epochs,
             settings.variant_learning_rate or rate_at_width(adapter),
@@ -107,15 +114,3 @@ def _train_stages(
             best.newly_refused,
         )
     return metrics
-
-
-def _first_of_each_label(
-    examples: Sequence[Example], rows: Sequence[int], settings: TrainingSettings
-) -> list[int]:
-    """The rows that the variants learn from; the requests of a label are in random order."""
-    labels = (True, False)
-    return [
-        row
-        for label in labels
-        for row in [row for row in rows if examples[row].malicious == label][: settings.variant_requests]
-    ]
