@@ -243,3 +243,13 @@ def test_separability_is_high_where_a_direction_tells_the_labels_and_even_where_
     assert separability(telling, malicious, 0) > 0.98
     assert 0.3 < separability(noise, malicious, 0) < 0.7
     assert separability(telling, malicious, 0) == separability(telling, malicious, 0)
+
+
+def test_separability_of_noise_is_even_on_average_with_few_rows():
+    """Folds with unlike shares of a label, or scores with each fold's own intercept, would press it below a half."""
+    malicious = np.arange(24) % 2 == 0
+    found = [
+        separability(np.random.default_rng(seed).normal(size=(24, 20)), malicious, seed)
+        for seed in range(60)
+    ]
+    assert 0.47 < np.mean(found) < 0.53

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
@@ -216,12 +217,10 @@ def separability(pooled: np.ndarray, malicious: np.ndarray, seed: int) -> float:
         malicious: ``(rows,)`` bool.
         seed: of the folds.
     """
-    order = np.random.default_rng(seed).permutation(len(pooled))
     x = (pooled - pooled.mean(0)) / (pooled.std(0) + 1e-6)
     scores = np.zeros(len(pooled))
-    for fold in range(3):
-        held = order[fold::3]
-        rest = np.setdiff1d(order, held)
+    for rest, held in StratifiedKFold(3, shuffle=True, random_state=seed).split(x, malicious):
         fit = LogisticRegression(C=0.003, max_iter=200, tol=1e-2).fit(x[rest], malicious[rest])
-        scores[held] = fit.decision_function(x[held])
+        # Without the intercept: it says how many of the rest were malicious, which differs from fold to fold.
+        scores[held] = x[held] @ fit.coef_[0]
     return float(roc_auc_score(malicious, scores))
