@@ -136,16 +136,25 @@ def test_a_topic_lies_in_one_split(label):
     assert {topic: found for topic, found in splits.items() if len(found) > 1} == {}
 
 
+def test_every_pair_of_contrasts_has_one_side_of_each_label():
+    sides = defaultdict(list)
+    for label in KINDS:
+        for row in rows_of(f"{label}.jsonl"):
+            assert ("pair" in row) == (row["kind"] == "contrast")
+            if "pair" in row:
+                sides[row["pair"]].append(label)
+    assert len(sides) >= 200
+    assert {pair: found for pair, found in sides.items() if found != ["malicious", "benign"]} == {}
+
+
 def test_the_two_sides_of_a_contrast_lie_in_one_split():
     pairs = defaultdict(dict)
     for label in KINDS:
         for row in rows_of(f"{label}.jsonl"):
             if row["kind"] == "contrast":
-                pairs[row["pair"]][label] = (row["category"], row["split"])
-    whole = [sides for sides in pairs.values() if len(sides) == 2]
-    # Two have lost their malicious side.
-    assert len(pairs) >= 200 and len(whole) >= 198
-    assert all(sides["malicious"] == sides["benign"] for sides in whole)
+                pairs[row["pair"]][label] = (row["category"], row["topic"], row["split"])
+    assert len(pairs) >= 200
+    assert all(sides["malicious"] == sides["benign"] for sides in pairs.values())
 
 
 def texts_of(source, split):
