@@ -24,6 +24,7 @@ from benchmarks.machine import facts, in_fresh_process, peak_memory, reset_peak_
 from mogu.adapter.config import package_versions
 from mogu.adapter.folder import read_config
 from mogu.cli.demo import demo_model
+from mogu.files import write_atomic
 from mogu.training.pipeline import train
 from mogu.training.settings import TrainingSettings
 
@@ -174,8 +175,7 @@ def main() -> None:
         "seconds": round(time.perf_counter() - start, 1),
         "points": [asdict(point) for point in points],
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    write_atomic(options.output, json.dumps(written, indent=2) + "\n")
     console.print(f"Took {written['seconds']:.0f} s. Figures: {options.output}")
 
 

@@ -10,4 +10,4 @@ class AdapterError(MoguError):
 
 
 class TrainingDivergedError(MoguError):
-    """The loss became NaN or infinite; the last good checkpoint stays on disk."""
+    """The loss became NaN or infinite, or training made nothing better; the unfinished work stays on disk."""

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from mogu.adapter.card import model_card, shown
+from mogu.adapter.config import DataSource
 from tests.adapter.adapters import config_of, gated, random_adapter
 from tests.tiny import tiny_model
 
@@ -99,6 +100,21 @@ def test_long_and_nested_lists_are_only_counted(token_config):
         ]
     ]
     assert "eval_loss" not in card
+
+
+def test_the_card_tells_what_it_was_trained_on(token_config):
+    data = [
+        DataSource(label="malicious", source="mine.jsonl", sha256="0123456789abcdef" * 4, rows=300),
+        DataSource(label="benign", source="corpus", sha256="f" * 64, rows=280),
+    ]
+    training = section(model_card(token_config.model_copy(update={"data": data})), "Training")
+    assert [line for line in training.splitlines() if line.startswith("- ")] == [
+        "- malicious requests: 300 rows of mine.jsonl, sha256 0123456789ab",
+        "- benign requests: 280 rows of corpus, sha256 ffffffffffff",
+    ]
+    # A table begins behind an empty line.
+    assert "ffffffffffff\n\n| setting | value |" in training
+    assert "- " not in section(model_card(token_config), "Training").split("|")[0]
 
 
 # Of token routing.

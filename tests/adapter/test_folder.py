@@ -8,7 +8,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from mogu.adapter import folder as adapter_folder
-from mogu.adapter.config import package_versions
+from mogu.adapter.config import DataSource, package_versions
 from mogu.adapter.folder import check_target, load_adapter, read_config, save_adapter
 from mogu.adapter.layer import SAFE, USABLE
 from mogu.adapter.router import Router
@@ -231,6 +231,19 @@ def test_a_config_that_is_not_valid(saved, changes, parts):
     assert_refused(saved, "mogu_config.json is not valid", *parts)
 
 
+def test_what_an_adapter_was_trained_on_comes_back(saved, tmp_path):
+    adapter = random_adapter(tiny_model())
+    data = [DataSource(label="benign", source="mine.csv", sha256="0" * 64, rows=30)]
+    save_adapter(tmp_path / "other", adapter, config_of(adapter).model_copy(update={"data": data}))
+    assert read_config(tmp_path / "other").data == data
+    # Folders that were written before the data was noted.
+    file = saved / "mogu_config.json"
+    config = json.loads(file.read_text())
+    assert config.pop("data") == []
+    file.write_text(json.dumps(config))
+    assert read_config(saved).data == []
+
+
 def test_a_config_that_is_no_object(saved):
     (saved / "mogu_config.json").write_text("[]")
     assert_refused(saved, "not valid", "dictionary")
@@ -355,8 +368,13 @@ def test_its_files_are_the_safe_variant_and_the_gate(saved_gate):
         "safe/adapter_config.json",
         "safe/adapter_model.safetensors",
     }
-    one = ["inner", "inner_bias", "vectors", "offsets", "bias"]
-    assert tensors.keys() == {f"probes.{n}.{name}" for n in range(2) for name in one} | {"mix", "bias"}
+    one = ["inner", "inner_bias", "vectors", "offsets", "frame", "bias"]
+    assert tensors.keys() == {f"probes.{n}.{name}" for n in range(2) for name in one} | {
+        "mix",
+        "bias",
+        "frame_bias",
+        "lift",
+    }
     check_target(saved_gate)
 
 

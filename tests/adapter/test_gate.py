@@ -57,8 +57,8 @@ def gelu(x: float) -> float:
 
 def scores_by_hand(probe: Probe, states) -> list[list[float]]:
     """``SCORES`` numbers a token, in plain Python."""
-    inner, inner_bias, vectors, offsets = (
-        x.tolist() for x in (probe.inner, probe.inner_bias, probe.vectors, probe.offsets)
+    inner, inner_bias, vectors, offsets, frame = (
+        x.tolist() for x in (probe.inner, probe.inner_bias, probe.vectors, probe.offsets, probe.frame)
     )
     scores = []
     for token in states.tolist():
@@ -73,6 +73,7 @@ def scores_by_hand(probe: Probe, states) -> list[list[float]]:
                 sum(w * x for w, x in zip(weights, units, strict=True)) + bias
                 for weights, bias in zip(vectors, offsets, strict=True)
             ]
+            + [sum(w * x for w, x in zip(frame, even, strict=True))]
         )
     return scores
 
@@ -95,16 +96,17 @@ def pooled_by_hand(probe: Probe, scores: list[list[float]]) -> list[float]:
 
 
 def by_hand(gate: Gate, states) -> float:
-    logit = gate.bias.item()
+    logit, frame = gate.bias.item(), gate.frame_bias.item()
     for probe, weights, x in zip(gate.probes, gate.mix.tolist(), states, strict=True):
-        pooled = pooled_by_hand(probe, scores_by_hand(probe, x))
-        logit += sum(w * p for w, p in zip(weights, pooled, strict=True))
-    return logit
+        scores = scores_by_hand(probe, x)
+        logit += sum(w * p for w, p in zip(weights, pooled_by_hand(probe, scores), strict=True))
+        frame += sum(token[-1] for token in scores) / len(scores)
+    return logit + gate.lift.item() / (1 + math.exp(-frame))
 
 
 def test_the_scores_of_a_token_are_named():
     assert POOLINGS == ("attention", "window", "maximum", "last")
-    assert (HEADS, WINDOW, SCORES) == (4, 10, 14)
+    assert (HEADS, WINDOW, SCORES) == (4, 10, 15)
 
 
 def test_the_logit_equals_the_written_formula():
@@ -126,6 +128,20 @@ def test_each_pooling_equals_the_written_formula():
         for layer, (probe, x) in enumerate(zip(gate.probes, states, strict=True)):
             expected = pooled_by_hand(probe, scores_by_hand(probe, x))
             assert found[layer, row].tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def test_what_looks_like_an_attacks_frame_is_lifted():
+    gate, rows = random_gate(), random_rows()
+    hidden, read = batch_of(rows, max(LENGTHS))
+    with torch.no_grad():
+        scores = gate.token_scores(hidden)
+        logit, frame = gate.evidence(scores, read)
+        assert ((frame > 0) & (frame < 1)).all() and frame.max() - frame.min() > 0.1
+        gate.lift.fill_(3.0)
+        torch.testing.assert_close(gate(scores, read), logit + 3 * frame, rtol=0, atol=1e-12)
+        for bias, certain in ((float("inf"), 1.0), (float("-inf"), 0.0)):
+            gate.frame_bias.fill_(bias)
+            assert (gate.evidence(scores, read)[1] == certain).all()
 
 
 @pytest.mark.parametrize("filling", [0.0, 1.0, -300.0])
@@ -217,10 +233,11 @@ def test_an_adapter_gets_a_gate_that_fits_its_model(family, dtype, expected):
     one = {
         "inner": (WIDTH, HIDDEN),
         "inner_bias": (WIDTH,),
-        "vectors": (SCORES, WIDTH),
-        "offsets": (SCORES,),
+        "vectors": (SCORES - 1, WIDTH),
+        "offsets": (SCORES - 1,),
+        "frame": (HIDDEN,),
         "bias": (4,),
     }
     probes = {f"probes.{n}.{name}": shape for n in range(2) for name, shape in one.items()}
-    assert shapes == probes | {"mix": (2, 4), "bias": ()}
+    assert shapes == probes | {"mix": (2, 4), "bias": (), "frame_bias": (), "lift": ()}
     assert {parameter.dtype for parameter in gate.parameters()} == {expected}

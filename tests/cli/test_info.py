@@ -1,4 +1,5 @@
 from mogu.adapter import folder
+from mogu.adapter.config import DataSource
 
 
 def row(out, name):
@@ -48,6 +49,24 @@ def test_a_token_adapter_has_no_gate(mogu, adapter_folder):
     assert row(out, "weights") == "by token"
     assert "gate layers" not in out
     assert "threshold" not in out
+
+
+def test_what_it_was_trained_on_is_one_line_each(mogu, adapter_folder, monkeypatch):
+    assert "Data" not in mogu("info", adapter_folder)[1]
+    data = [
+        DataSource(label="malicious", source="mine.jsonl", sha256="0123456789abcdef" * 4, rows=300),
+        DataSource(label="malicious", source="corpus", sha256="a" * 64, rows=20),
+        DataSource(label="benign", source="corpus", sha256="f" * 64, rows=280),
+    ]
+    config = folder.read_config(adapter_folder)
+    monkeypatch.setattr(folder, "read_config", lambda _: config.model_copy(update={"data": data}))
+    lines = [" ".join(line.split()) for line in mogu("info", adapter_folder)[1].splitlines()]
+    start = lines.index("Data")
+    assert lines[start + 1 : start + 4] == [
+        "malicious 300 rows of mine.jsonl, sha256 0123456789ab",
+        "malicious 20 rows of corpus, sha256 aaaaaaaaaaaa",
+        "benign 280 rows of corpus, sha256 ffffffffffff",
+    ]
 
 
 def test_a_folder_that_is_none_is_refused(mogu, tmp_path):

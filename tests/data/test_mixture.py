@@ -118,6 +118,21 @@ def test_both_kinds_of_frames_hold_both_labels_and_all_of_a_kind_are_used_alike(
         assert max(used.values()) - min(used.values()) <= 1
 
 
+@pytest.mark.parametrize("count", [400, 5000])
+@pytest.mark.parametrize("label", LABELS)
+def test_no_request_stands_in_frames_of_both_kinds(label, count):
+    # More than there are requests, too.
+    framed = [row for row in mixed(label, count=count) if row.kind.endswith("_frame")]
+    assert len({row.id for row in framed}) == len(framed) > 20
+    assert {row.kind for row in framed} == {"jailbreak_frame", "innocent_frame"}
+
+
+def test_a_jailbreak_frame_is_more_often_malicious_than_not_and_no_frame_says_so_by_itself():
+    malicious, benign = (Counter(row.kind for row in mixed(label)) for label in LABELS)
+    assert malicious["jailbreak_frame"] > 2 * benign["jailbreak_frame"] > 20
+    assert benign["innocent_frame"] > malicious["innocent_frame"] > 5
+
+
 @pytest.mark.parametrize("label", LABELS)
 def test_no_conversation_stands_twice(label):
     rows = mixed(label, count=800)
@@ -152,7 +167,8 @@ def test_few_requests_give_what_they_can():
     own = corpus_requests("malicious", "train")[:10]
     rows = mixture(own, "malicious", "train", 400, 0)
     kinds = Counter(row.kind for row in rows)
-    assert (kinds["jailbreak_frame"], kinds["innocent_frame"], kinds["history"]) == (10, 10, 10)
+    # Each stands in a frame once.
+    assert (kinds["jailbreak_frame"] + kinds["innocent_frame"], kinds["history"]) == (10, 10)
     assert sum(row.group == "noise" for row in rows) == 10
     assert mixture([], "benign", "validation", 8, 0) != []
 

@@ -5,7 +5,7 @@ import pytest
 
 from mogu.chat import Message
 from mogu.data.requests import split_of
-from mogu.data.sources import TEXT_FIELDS, read_requests
+from mogu.data.sources import TEXT_FIELDS, read_requests, source_name
 from mogu.errors import MoguError
 from mogu.files import write_jsonl
 
@@ -38,6 +38,17 @@ def test_jsonl_rows_become_requests(tmp_path):
     assert first.messages == [Message(role="user", content=TEXTS[0])]
     assert (first.label, first.category, first.kind) == ("malicious", "fraud", "")
     assert first.split == split_of(TEXTS[0])
+
+
+def test_a_source_is_named_without_its_place(tmp_path, monkeypatch):
+    file = jsonl(tmp_path / "a.jsonl", [{"text": text} for text in TEXTS])
+    monkeypatch.chdir(tmp_path)
+    assert source_name(str(file)) == source_name("a.jsonl") == "a.jsonl"
+    assert source_name(str(tmp_path)) == source_name(".") == tmp_path.name
+    assert source_name(f"{tmp_path}:test") == f"{tmp_path.name}:test"
+    assert source_name("owner/prompts/hard:test") == "owner/prompts/hard:test"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert source_name("~/a.jsonl") == "a.jsonl"
 
 
 def test_csv_rows_become_requests_and_keep_commas_and_lines(tmp_path):

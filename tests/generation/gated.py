@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mogu.adapter.attach import attach, new_gate
 from mogu.adapter.config import GateConfig
-from mogu.adapter.gate import HEADS, WINDOW, Gate
+from mogu.adapter.gate import HEADS, WINDOW, Gate, looks_at
 from mogu.generation import MoguModel
 from mogu.models import find_projections
 from mogu.turns import TurnMarks
@@ -54,6 +54,8 @@ def gated(family: str = "llama", reply_threshold: float | None = None) -> MoguMo
             probe.inner_bias.normal_(std=0.1)
             probe.vectors.normal_(std=0.1)
             probe.offsets.normal_(std=0.3)
+            probe.frame.normal_(std=0.3)
+        adapter.gate.lift.fill_(0.4)
     adapter.freeze()
     return as_mogu(
         family, adapter, parts=["safe", "gate"], weights="sequence", routed_prompt_tokens=0, gate=gate
@@ -70,7 +72,7 @@ class Written(NamedTuple):
 
 def score_by_hand(gate: Gate, hidden: list[Tensor]) -> float:
     """The formula in words: `hidden` holds, for each layer, the states ``(tokens, features)`` that are read."""
-    logit = gate.bias.item()
+    logit, frame = gate.bias.item(), gate.frame_bias.item()
     for layer, probe, states in zip(range(len(hidden)), gate.probes, hidden, strict=True):
         rows = [row / row.square().mean().sqrt() for row in states]
         units = [torch.nn.functional.gelu(probe.inner @ row + probe.inner_bias) for row in rows]
@@ -82,6 +84,8 @@ def score_by_hand(gate: Gate, hidden: list[Tensor]) -> float:
         highest = max(window[i : i + width].mean() for i in range(len(rows) - width + 1))
         pooled = torch.stack([attention, highest, peaks.max(0).values.sum(), last[-1]]) + probe.bias
         logit += (pooled * gate.mix[layer]).sum().item()
+        frame += sum((probe.frame @ row).item() for row in rows) / len(rows)
+    logit += gate.lift.item() * torch.sigmoid(torch.tensor(frame, dtype=torch.float64)).item()
     return 1 / (1 + torch.exp(torch.tensor(-logit, dtype=torch.float64)).item())
 
 
@@ -120,7 +124,11 @@ def by_hand(mogu: MoguModel, prompt: list[int], threshold: float = 0.5, new: int
         if score < 0:
             score = now
             switch = len(ids) - 1 if now >= threshold else None
-        elif switch is None and mogu.config.gate.reply_threshold is not None:
+        elif (
+            switch is None
+            and mogu.config.gate.reply_threshold is not None
+            and looks_at(len(ids) - len(prompt))
+        ):
             switch = len(ids) - 1 if now >= max(threshold, mogu.config.gate.reply_threshold) else None
         logits.append(step.clone())
         if switch is not None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mogu.chat import batch_left_pad
-from mogu.generation.request import Request
+from mogu.generation.request import RoutingRequest
 from tests.generation.hardened import GREEDY, NEW, NO_END, PROMPTS, by_hand, hardened, replies
 
 
@@ -10,7 +10,7 @@ def used_weights(mogu, prompts, **settings):
     """Token weights of a generation, and the replies."""
     ids, mask = batch_left_pad(prompts, 0)
     settings = {**GREEDY, **NO_END, "return_dict_in_generate": True, **settings}
-    output, forwards = mogu._generator.generate(ids, mask, Request(), settings)
+    output, forwards = mogu._generator.generate(ids, mask, RoutingRequest(), settings)
     used = forwards.token_weights(output.get("beam_indices"))
     return used, output.sequences[:, ids.shape[1] :].tolist()
 

@@ -3,11 +3,18 @@
 import pytest
 import torch
 
+from mogu.adapter import gate
 from mogu.chat import batch_left_pad
 from mogu.errors import MoguError
 from tests.generation.gated import BREAK, PROMPTS, STARTS, by_hand, gated
 from tests.generation.hardened import FAMILIES, GREEDY, NO_END, WAYS_TO_CACHE, replies, seen_logits
 from tests.tiny import tiny_model
+
+
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch):
+    """The replies of these tests are shorter than what lies between two looks."""
+    monkeypatch.setattr(gate, "READ_EVERY", 2)
 
 
 def middle(mogu) -> float:
@@ -116,9 +123,9 @@ def test_a_switch_in_mid_reply_counts_from_where_it_is():
 
 
 def mogu_request(threshold):
-    from mogu.generation.request import Request
+    from mogu.generation.request import RoutingRequest
 
-    return Request("mogu", None, "reuse", threshold)
+    return RoutingRequest("mogu", None, "reuse", threshold)
 
 
 @pytest.mark.parametrize(
@@ -168,12 +175,21 @@ def test_only_a_gate_that_reads_replies_switches_a_trace_in_mid_reply():
     running = gated().trace(talk, reply=reply).gate
     threshold = (running[start - 1] + max(running[start:-1])) / 2
     assert running[start - 1] < threshold, "the text is chosen so that the score rises in the reply"
-    first = next(index for index in range(start, len(running)) if running[index] >= threshold)
+    first = next(index for index in range(start + 1, len(running), 2) if running[index] >= threshold)
     whole = gated().trace(talk, reply=reply, threshold=threshold)
     assert not any(whole.routed)
     switched = gated(reply_threshold=0.0).trace(talk, reply=reply, threshold=threshold)
     assert switched.reply_threshold == threshold
     assert switched.routed == [index > first for index in range(len(running))]
+
+
+def test_between_two_looks_a_reply_goes_on():
+    mogu = gated(reply_threshold=0.0)
+    threshold = middle(mogu)
+    often = [by_hand(mogu, prompt, threshold).tokens for prompt in PROMPTS]
+    gate.READ_EVERY = 5  # the fixture puts it back
+    seldom = [by_hand(mogu, prompt, threshold).tokens for prompt in PROMPTS]
+    assert replies(mogu, PROMPTS, threshold=threshold) == seldom != often
 
 
 @pytest.mark.parametrize("reply_threshold", [None, 0.0])

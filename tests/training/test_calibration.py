@@ -3,7 +3,15 @@ import torch
 
 from mogu.adapter.router import Router
 from mogu.training import calibration
-from mogu.training.calibration import OFFSETS, OperatingPoint, calibrate, choose, measure, shift_routers
+from mogu.training.calibration import (
+    OFFSETS,
+    OperatingPoint,
+    calibrate,
+    choose,
+    choose_weight,
+    measure,
+    shift_routers,
+)
 from mogu.training.stage import Reading, RouterStage
 from tests.training.prepared import PROMPTS, prepared
 
@@ -35,6 +43,30 @@ SILENT = lambda done, total: None  # noqa: E731
 def test_choose(points, budget, expected):
     assert choose(points, budget).offset == expected
     assert choose(points[::-1], budget).offset == expected
+
+
+@pytest.mark.parametrize(
+    ("points", "budget", "expected"),
+    [
+        ({1.0: P(0, 0.7, 0.01), 2.0: P(0, 0.9, 0.02), 4.0: P(0, 0.8, 0.0)}, 0.02, 2.0),
+        ({1.0: P(0, 0.7, 0.01), 2.0: P(0, 0.9, 0.02), 4.0: P(0, 0.8, 0.0)}, 0.015, 4.0),
+        ({1.0: P(1, 0.9, 0.02), 2.0: P(0, 0.9, 0.0), 4.0: P(0, 0.8, 0.0)}, 0.02, 1.0),
+        ({1.0: P(0, 0.3, 0.2), 2.0: P(0, 0.9, 0.3), 4.0: P(0, 0.4, 0.2)}, 0.1, 4.0),
+        ({1.0: P(0, 0.4, 0.2), 2.0: P(0, 0.9, 0.3), 4.0: P(0, 0.4, 0.2)}, 0.1, 1.0),
+        ({0.5: P(0, 0.0, 0.0)}, 0.0, 0.5),
+    ],
+    ids=[
+        "most refused within the budget",
+        "budget respected",
+        "equal refusals: the smallest, though others spare more",
+        "none within the budget: the gentlest that refuses most",
+        "none within the budget, equal ones: the smallest",
+        "one weight",
+    ],
+)
+def test_choose_weight(points, budget, expected):
+    assert choose_weight(points, budget) == expected
+    assert choose_weight(dict(reversed(points.items())), budget) == expected
 
 
 def stage_of(form="folded"):

@@ -156,15 +156,46 @@ def test_readings_are_the_states_from_where_the_gate_reads(family, tokenizer, ma
         assert reading.hidden.shape == (2, len(prompt.ids) - begin, HIDDEN)
         torch.testing.assert_close(reading.hidden.float(), expected, rtol=2e-3, atol=2e-3)
         assert reading.malicious == (prompt.request.label == "malicious")
-        assert reading.group == prompt.request.id
+        assert (reading.request, reading.frame, reading.attack, reading.reply) == (
+            prompt.request.id,
+            "",
+            False,
+            0,
+        )
 
 
-def test_one_request_in_two_frames_is_one_group(tokenizer, marks):
-    rows = [request("Hi", number=1), request("Hi there", number=1), request("Hi", number=2)]
-    readings = read_conversations(
-        Recorder(tiny_model(dtype=torch.float32), 1), marks, encode_requests(tokenizer, rows), [1], SILENT
-    )
-    assert [reading.group for reading in readings] == ["rows:1", "rows:1", "rows:2"]
+def test_a_reading_says_which_request_it_is_in_which_frame_and_how_much_of_it_is_the_reply(tokenizer, marks):
+    rows = [
+        request("Hi", number=1),
+        request("In a play: Hi", "malicious", 1, group="persona", kind="jailbreak_frame"),
+        request("Hi !?", number=2, group="noise", kind="everyday"),
+        request("You are free: Hi", number=3, group="persona", kind="jailbreak_frame"),
+        request("As a nurse: Hi", "malicious", 4, group="persona", kind="innocent_frame"),
+    ]
+    plain = encode_requests(tokenizer, rows)
+    replies = [[], [70, 71, 72], [90] * 30, [], []]
+    prompts = [
+        Prompt(prompt.request, [*prompt.ids, *reply], len(reply))
+        for prompt, reply in zip(plain, replies, strict=True)
+    ]
+    recorder = Recorder(tiny_model(dtype=torch.float32), 1)
+    alone, readings = (read_conversations(recorder, marks, each, [1], SILENT) for each in (plain, prompts))
+    assert [(row.request, row.frame, row.malicious, row.attack, row.reply) for row in readings] == [
+        ("rows:1", "", False, False, 0),
+        ("rows:1", "persona", True, True, 3),
+        ("rows:2", "noise", False, True, 30),
+        ("rows:3", "persona", False, True, 0),
+        ("rows:4", "persona", True, False, 0),
+    ]
+    # What is before the reply is what is read of the prompt alone.
+    for short, long in zip(alone, readings, strict=True):
+        assert short.reply == 0
+        torch.testing.assert_close(
+            long.hidden[:, : long.hidden.shape[1] - long.reply].float(),
+            short.hidden.float(),
+            rtol=2e-3,
+            atol=2e-3,
+        )
 
 
 def test_states_of_a_bfloat16_model_and_huge_ones_are_kept(tokenizer, marks):

@@ -1,8 +1,11 @@
+import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,14 +13,17 @@ import torch
 from safetensors.torch import load_file
 
 from mogu.adapter.folder import read_config
+from mogu.adapter.gate import READ_EVERY
+from mogu.data.mixture import SHARES
 from mogu.data.requests import split_of
 from mogu.errors import MoguError
 from mogu.generation import MoguModel
-from mogu.training import gate_fit, pipeline
+from mogu.training import gate_fit, pipeline, token_routing
+from mogu.training.calibration import calibrate
 from mogu.training.pipeline import train
 from mogu.training.settings import PRESETS, TrainingSettings
 from mogu.turns import TurnMarks
-from tests.tiny import LAYERS, save_tiny, tiny_tokenizer
+from tests.tiny import LAYERS, VOCAB_SIZE, save_tiny, tiny_tokenizer
 
 SMALL = {
     "malicious_requests": 8,
@@ -29,6 +35,7 @@ SMALL = {
     "rank": 2,
     "variant_epochs": 1,
     "router_epochs": 1,
+    "router_loss_weight": 2.0,
     "batch_size": 4,
     "evaluations": 2,
 }
@@ -73,7 +80,13 @@ def files(tmp_path_factory):
     return folder
 
 
-SEQUENCE = {"routed_tokens": None, "validation_requests": 12, "malicious_requests": 24, "benign_requests": 24}
+SEQUENCE = {
+    "router_loss_weight": None,
+    "routed_tokens": None,
+    "validation_requests": 12,
+    "malicious_requests": 24,
+    "benign_requests": 24,
+}
 
 
 def sequence_settings(**changes) -> TrainingSettings:
@@ -237,7 +250,12 @@ def test_the_papers_preset_trains_and_saves_folded_routers(files, tmp_path):
 
 def test_the_corpus_is_trained_on_where_no_files_are_given(files, tmp_path):
     folder = train_on(files, tmp_path / "adapter", malicious=None, benign=None)
-    assert MoguModel.from_pretrained(folder, device="cpu").config.parts == ["safe", "usable", "routers"]
+    config = MoguModel.from_pretrained(folder, device="cpu").config
+    assert config.parts == ["safe", "usable", "routers"]
+    assert [(each.label, each.source, each.rows) for each in config.data] == [
+        ("malicious", "corpus", 16),
+        ("benign", "corpus", 20),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -306,6 +324,199 @@ def test_a_divergence_leaves_the_work_and_no_adapter(files, tmp_path):
     assert (tmp_path / "adapter.training" / "stamp.json").exists()
 
 
+CHOICE = {"router_loss_weight": None, "benign_refusal_budget": 0.5}
+CHOICE_STAGES = [
+    *STAGES[:6],
+    *(f"{stage}-{weight}" for weight in (1, 2, 4) for stage in ("routers", "calibrate")),
+]
+
+
+def refuse_most_with_two(adapter, stage, *rest):
+    """Calibrates, and scripts what the operating points do."""
+    best, *others = calibrate(adapter, stage, *rest)
+    refused = {1.0: 0.5, 2.0: 0.75, 4.0: 0.625}[stage.settings.router_loss_weight]
+    return [best._replace(refused=refused, newly_refused=0.25), *others]
+
+
+@pytest.fixture(scope="module")
+def chosen(files, tmp_path_factory):
+    """An adapter whose lambda was chosen, and what was heard of it."""
+    heard = []
+    output = tmp_path_factory.mktemp("chosen") / "adapter"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_routing, "calibrate", refuse_most_with_two)
+        train_on(files, output, settings_of(**CHOICE), progress=lambda name, *_: heard.append(name))
+    return output, heard
+
+
+def test_the_chosen_lambda_gives_what_it_gives_alone(files, chosen, tmp_path, monkeypatch):
+    config = read_config(chosen[0])
+    assert list(dict.fromkeys(chosen[1])) == CHOICE_STAGES[1:]
+    assert config.metrics["seconds"].keys() == set(CHOICE_STAGES)
+    assert config.training == settings_of(**CHOICE).model_dump()
+    assert config.metrics["router_loss_weight"] == 2
+    points = config.metrics["router_loss_weights"]
+    assert {weight: (point["refused"], point["newly_refused"]) for weight, point in points.items()} == {
+        "1": (0.5, 0.25),
+        "2": (0.75, 0.25),
+        "4": (0.625, 0.25),
+    }
+    assert config.metrics["operating_point"] == points["2"]
+    monkeypatch.setattr(token_routing, "calibrate", refuse_most_with_two)
+    histories = []
+    for weight in (1.0, 2.0, 4.0):
+        settings = settings_of(**CHOICE | {"router_loss_weight": weight})
+        alone = train_on(files, tmp_path / str(weight), settings)
+        metrics = read_config(alone).metrics
+        assert metrics["operating_point"] == points[f"{weight:g}"]
+        assert "router_loss_weight" not in metrics and "router_loss_weights" not in metrics
+        same = weight == 2
+        assert (parts_of(alone) == parts_of(chosen[0])) == same
+        assert (metrics["routers"] == config.metrics["routers"]) == same
+        assert (metrics["operating_points"] == config.metrics["operating_points"]) or not same
+        histories.append(metrics["routers"]["history"])
+    assert histories[0] != histories[1] != histories[2] != histories[0]
+
+
+def test_the_papers_routers_may_have_their_lambda_chosen(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(token_routing, "calibrate", refuse_most_with_two)
+    settings = [settings_of("paper", **CHOICE | {"router_loss_weight": weight}) for weight in (None, 2.0)]
+    free, given = (train_on(files, tmp_path / str(n), each) for n, each in enumerate(settings))
+    assert parts_of(free) == parts_of(given)
+
+
+def test_lambda_is_chosen_by_what_calibration_finds(files, tmp_path):
+    config = read_config(train_on(files, tmp_path / "adapter", settings_of(**CHOICE)))
+    points = config.metrics["router_loss_weights"]
+    assert points.keys() == {"1", "2", "4"}
+    best = f"{config.metrics['router_loss_weight']:g}"
+    assert config.metrics["operating_point"] == points[best]
+    assert points[best]["newly_refused"] <= 0.5
+    allowed = {weight: point for weight, point in points.items() if point["newly_refused"] <= 0.5}
+    most = max(point["refused"] for point in allowed.values())
+    assert best == min(weight for weight, point in allowed.items() if point["refused"] == most)
+
+
+def test_a_choice_of_lambda_that_was_stopped_comes_to_the_same_result(files, chosen, tmp_path, monkeypatch):
+    monkeypatch.setattr(token_routing, "calibrate", refuse_most_with_two)
+    settings = settings_of(**CHOICE)
+    for stage, step in (("routers-1", 3), ("calibrate-1", 2), ("routers-2", 4), ("calibrate-4", 17)):
+        heard = []
+
+        def stop(name, done, total, stage=stage, step=step, heard=heard):
+            heard.append(name)
+            if (name, done) == (stage, step):
+                raise Stop
+
+        with pytest.raises(Stop):
+            train_on(files, tmp_path / "adapter", settings, progress=stop)
+        assert heard[-1] == stage and not (tmp_path / "adapter").exists()
+        # Candidates that are finished are not trained again.
+        assert ("routers-1" in heard) == (stage in ("routers-1", "calibrate-1"))
+    heard = []
+    train_on(files, tmp_path / "adapter", settings, progress=lambda name, *_: heard.append(name))
+    assert set(heard) == {"record activations", "calibrate-1", "calibrate-2", "calibrate-4"}
+    assert parts_of(tmp_path / "adapter") == parts_of(chosen[0])
+    one, other = (read_config(folder).metrics for folder in (tmp_path / "adapter", chosen[0]))
+    for metrics in (one, other):
+        del metrics["seconds"]
+    assert one == other
+
+
+def choose_slowly(files: Path, output: Path, stage: str) -> None:
+    """In a process of its own: it leaves a file and waits to be killed at a stage's first step."""
+    torch.set_num_threads(1)
+    token_routing.calibrate = refuse_most_with_two
+
+    def progress(name, done, total):
+        if name == stage:
+            output.with_name(f"in {stage}").touch()
+            time.sleep(600)
+
+    train_on(files, output, settings_of(**CHOICE), progress=progress)
+
+
+def test_a_choice_of_lambda_that_was_killed_between_candidates_comes_to_the_same_result(files, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.training.test_pipeline", "peft"])
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for stage, finished in (("calibrate-1", 1), ("routers-4", 2)):
+        process = context.Process(target=choose_slowly, args=(files, killed, stage))
+        process.start()
+        kill_when(lambda stage=stage: (tmp_path / f"in {stage}").exists(), process)
+        assert len(list((tmp_path / "killed.training").glob("routers-*.safetensors"))) == finished
+        assert not killed.exists()
+    for output in (whole, killed):
+        process = context.Process(target=choose_slowly, args=(files, output, ""))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    assert parts_of(killed) == parts_of(whole)
+    assert read_config(killed).metrics["router_loss_weight"] == 2
+
+
+def digest_of(texts) -> str:
+    lines = sorted(json.dumps([{"content": text, "role": "user"}]) for text in texts)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def test_the_config_says_what_it_was_trained_on(files, trained, tmp_path):
+    # Of 40 texts of each label, those that are for training fill 8 and 12 places, those for validation up to 8.
+    data = {each.label: each for each in read_config(trained[0]).data}
+    assert [each.source for each in data.values()] == ["malicious.jsonl", "benign.jsonl"]
+    validation = {
+        label: sum(split_of(text.format(f"thing {n}")) == "validation" for n in range(40))
+        for label, text in (("malicious", "Harm {} now."), ("benign", "Describe {} to me."))
+    }
+    assert data["malicious"].rows == 8 + min(8, validation["malicious"])
+    assert data["benign"].rows == 12 + min(8, validation["benign"])
+
+    # In files of other names and another order the same rows are the same data.
+    settings = settings_of(malicious_requests=40, benign_requests=40, validation_requests=40, wrapped_share=0)
+    requests = {label: (files / f"{label}.jsonl").read_text().split("\n") for label in data}
+    for label, rows in requests.items():
+        (tmp_path / f"{label} again.jsonl").write_text("\n".join(reversed(rows)))
+    again = train_on(
+        files,
+        tmp_path / "again",
+        settings,
+        **{label: str(tmp_path / f"{label} again.jsonl") for label in requests},
+    )
+    assert [each.model_dump() for each in read_config(again).data] == [
+        {
+            "label": label,
+            "source": f"{label} again.jsonl",
+            "sha256": digest_of(json.loads(row)["prompt"] for row in requests[label]),
+            "rows": 40,
+        }
+        for label in ("malicious", "benign")
+    ]
+
+
+def sequence_requests(files):
+    """What a training of sequence routing on the files learns from and is validated on."""
+    given = [str(files / f"{label}.jsonl") for label in ("malicious", "benign")]
+    return [
+        row
+        for split in ("train", "validation")
+        for row in pipeline._requests(split, sequence_settings(), *given)
+    ]
+
+
+def test_what_the_mixture_adds_to_the_users_requests_is_the_corpus_data(files, gated):
+    data = read_config(gated[0]).data
+    used = Counter(
+        (row.label, "corpus" if row.id.startswith("corpus/") else f"{row.label}.jsonl")
+        for row in sequence_requests(files)
+    )
+    assert {(each.label, each.source): each.rows for each in data} == used
+    # Of 24 rows for training and 12 for validation, a share are conversations and documents of the corpus.
+    for label, shares in SHARES.items():
+        added = [shares["conversation"], shares.get("document", 0)]
+        assert used[label, "corpus"] == sum(round(count * share) for count in (24, 12) for share in added) > 0
+    assert len({each.sha256 for each in data}) == 4
+
+
 @pytest.fixture(scope="module")
 def gated(files, tmp_path_factory):
     """An adapter of sequence routing trained without interruption, and what was heard of it."""
@@ -322,10 +533,74 @@ def test_sequence_routing_trains_a_safe_variant_and_a_gate(gated):
     assert list(dict.fromkeys(name for name, _, _ in gated[1])) == SEQUENCE_STAGES[1:]
     figures = config.metrics["gate"]
     assert figures["threshold"] == config.gate.threshold
-    assert figures["refused"]["benign"] <= 0.02 and figures["refused"].get("look_alike", 0) <= 0.05
+    settings = sequence_settings()
+    assert figures["refused"]["benign"] <= settings.benign_refusal_budget
+    assert figures["refused"].get("look_alike", 0) <= settings.look_alike_refusal_budget
+    assert figures["refused"].get("framed", 0) <= settings.framed_refusal_budget
     assert set(config.gate.layers) < set(range(LAYERS))
     for part in SEQUENCE_PARTS:
         assert all(torch.isfinite(value).all() for value in load_file(gated[0] / part).values())
+
+
+def test_the_gate_is_told_by_kind_and_by_group_of_frames(files, gated):
+    figures = read_config(gated[0]).metrics["gate"]
+    requests = sequence_requests(files)
+    assert figures["left_out"].keys() == {row.group for row in requests if row.group}
+    framed = Counter((row.group, row.label) for row in requests if row.group)
+    for group, each in figures["left_out"].items():
+        for label in each.keys() - {"likeness"}:
+            # Those whose replies were read stand there twice.
+            assert framed[group, label] <= each[label]["rows"] <= 2 * framed[group, label]
+        assert each["likeness"] is None or -1 <= each["likeness"] <= 1
+    for label, kinds in figures["kinds"].items():
+        assert kinds.keys() == {row.kind for row in requests if row.label == label}
+    counted = {
+        label: sum(each["rows"] for each in kinds.values()) for label, kinds in figures["kinds"].items()
+    }
+    rows = figures["rows"]
+    assert counted == {"malicious": rows["malicious"], "benign": sum(rows.values()) - rows["malicious"]}
+    assert sum(each["rows"] for each in figures["reliability"]) == sum(rows.values())
+
+
+def test_the_gate_reads_replies_no_more_sternly_than_prompts(gated):
+    config = read_config(gated[0])
+    reply = config.metrics["gate"]["reply"]
+    assert config.gate.threshold <= config.gate.reply_threshold == reply["threshold"] <= 1
+    # Of 16 requests that the variant learns from and up to 24 for validation, every fourth is read in full.
+    assert 2 <= sum(reply["rows"].values()) <= 5
+    assert "malicious" not in reply["rows"]
+    assert reply["tokens"] == 63 // READ_EVERY * READ_EVERY
+    shares = list(reply["refused_by_length"].values())
+    assert shares == sorted(shares)
+    model = MoguModel.from_pretrained(gated[0], device="cpu")
+    assert model.config.gate.thresholds(None) == (config.gate.threshold, reply["threshold"])
+
+
+def test_a_gate_reads_prompts_only_where_the_settings_say_so(files, gated, tmp_path):
+    folder = train_on(files, tmp_path / "adapter", sequence_settings(read_reply_tokens=None))
+    config, read = read_config(folder), read_config(gated[0])
+    assert config.gate.reply_threshold is None and "reply" not in config.metrics["gate"]
+    # It has learned from the beginnings of replies all the same.
+    assert config.metrics["gate"]["rows"] == read.metrics["gate"]["rows"]
+    assert config.metrics["gate"].keys() == read.metrics["gate"].keys() - {"reply"}
+    (reply,) = MoguModel.from_pretrained(folder, device="cpu").reply(
+        [[{"role": "user", "content": "Hi"}]], threshold=1.0, max_new_tokens=12
+    )
+    assert reply.safe_weight == 0 and 0 < reply.score < 1
+
+
+def test_a_base_whose_replies_end_at_once_has_a_gate_that_reads_prompts_only(files, tmp_path):
+    shutil.copytree(files / "model", tmp_path / "model")
+    defaults = tmp_path / "model" / "generation_config.json"
+    defaults.write_text(
+        json.dumps(json.loads(defaults.read_text()) | {"eos_token_id": list(range(VOCAB_SIZE))})
+    )
+    data = {label: str(files / f"{label}.jsonl") for label in ("malicious", "benign")}
+    folder = train(tmp_path / "model", tmp_path / "adapter", sequence_settings(), **data, device="cpu")
+    config = read_config(folder)
+    assert config.gate.reply_threshold is None and "reply" not in config.metrics["gate"]
+    # Nothing was read twice.
+    assert sum(config.metrics["gate"]["rows"].values()) == len(sequence_requests(files))
 
 
 def test_an_adapter_of_sequence_routing_loads_and_decides(gated):
@@ -408,7 +683,7 @@ def test_a_gate_training_that_was_killed_comes_to_the_same_result(files, tmp_pat
     assert not (tmp_path / "killed.training").exists()
 
 
-def test_the_gates_config_says_how_it_decides(gated):
+def test_the_gates_config_says_how_it_decides(files, gated):
     config = read_config(gated[0])
     tokenizer = tiny_tokenizer()
     assert config.gate.marks == TurnMarks.of(tokenizer)
@@ -419,8 +694,11 @@ def test_the_gates_config_says_how_it_decides(gated):
     assert config.training == sequence_settings().model_dump()
     assert config.projections == [f"model.layers.{n}.self_attn.o_proj" for n in (1, 2)]
     rows = config.metrics["gate"]["rows"]
-    # 36 of each label, and those of the safe variant's requests that the base's reply had begun to.
-    assert rows["malicious"] >= 36 and sum(rows.values()) > 72
+    # All requests, and half of those of the safe variant: the ones to which the base's reply had begun.
+    requests = Counter(row.label for row in sequence_requests(files))
+    added = {"malicious": rows["malicious"] - requests["malicious"]}
+    added["benign"] = sum(rows.values()) - rows["malicious"] - requests["benign"]
+    assert all(4 <= count <= 10 for count in added.values()), added
     assert config.metrics["safe"]["steps"] == 4
 
 

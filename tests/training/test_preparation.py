@@ -11,6 +11,7 @@ from mogu.errors import MoguError
 from mogu.training.preparation import (
     BEGUN_TOKENS,
     PLACES,
+    BegunReply,
     Prompt,
     base_replies,
     begun_replies,
@@ -52,6 +53,7 @@ def greedy(model, ids, tokens):
 def test_prompts_are_what_the_chat_template_makes_of_requests(tokenizer):
     prompts = encode_requests(tokenizer, requests())
     assert [prompt.request.text for prompt in prompts] == TEXTS
+    assert [prompt.reply for prompt in prompts] == [0] * 5
     assert [prompt.ids for prompt in prompts] == [
         encode_chat(tokenizer, [{"role": "user", "content": text}]).ids for text in TEXTS
     ]
@@ -141,6 +143,27 @@ def test_a_reply_holds_its_end_token_and_nothing_behind_it(tokenizer, tmp_path):
         assert cut[name] == (reply[: reply.index(end) + 1] if end in reply else reply)
 
 
+def test_where_the_model_names_no_end_token_a_reply_ends_with_the_tokenizers(
+    tokenizer, tmp_path, monkeypatch
+):
+    model = tiny_model()
+    prompts = encode_requests(tokenizer, requests())
+    whole = base_replies(Recorder(model, 1), tokenizer, prompts, 6, 5, tmp_path / "whole", SILENT)
+    assert not any(IM_END in reply for reply in whole.values())
+    end = whole["benign.jsonl:2"][2]
+    model.generation_config.eos_token_id = None
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
+    ends, generate = [], model.generate
+    monkeypatch.setattr(
+        model, "generate", lambda **inputs: ends.append(inputs["eos_token_id"]) or generate(**inputs)
+    )
+    cut = base_replies(Recorder(model, 1), tokenizer, prompts, 6, 5, tmp_path / "cut", SILENT)
+    assert ends == [end]
+    assert len(cut["benign.jsonl:2"]) <= 3 and cut["benign.jsonl:2"][-1] == end
+    for name, reply in whole.items():
+        assert cut[name] == (reply[: reply.index(end) + 1] if end in reply else reply)
+
+
 def test_replies_that_are_kept_are_not_generated_again(tokenizer, tmp_path, monkeypatch):
     model, kept = tiny_model(), tmp_path / "kept"
     prompts = encode_requests(tokenizer, requests())
@@ -223,11 +246,13 @@ def test_gradient_checkpointing_reuses_no_prefixes(tokenizer):
 BREAK = [9, 10]
 
 
-def begun_of(tokenizer, folder, prompts, seed=0, heard=None):
+def begun_of(tokenizer, folder, prompts, heard=None, ends=None, **changes):
     folder.mkdir(exist_ok=True)
     recorder = Recorder(tiny_model(), 1)
+    if ends is not None:
+        recorder.model.generation_config.eos_token_id = ends
     report = heard.append if heard is not None else lambda step: None
-    settings = settings_of("default", seed=seed)
+    settings = settings_of("default", **changes)
     return begun_replies(recorder, tokenizer, prompts, settings, folder, lambda *step: report(step))
 
 
@@ -239,18 +264,19 @@ def test_refusals_begin_at_the_start_after_an_opener_and_in_the_middle_in_turn(t
     assert PLACES == ("start", "opener", "start", "middle")
     assert BEGUN_TOKENS == {"start": (0, 0), "opener": (1, 8), "middle": (9, 64)}
     prompts, heard = many_prompts(tokenizer), []
-    begun = begun_of(tokenizer, tmp_path, prompts, heard=heard)
+    begun = begun_of(tokenizer, tmp_path, prompts, heard=heard, read_reply_tokens=80)
     model = tiny_model()
     places = [PLACES[index % 4] for index in range(10)]
-    for prompt, said, place in zip(prompts, begun, places, strict=True):
+    for prompt, reply, place in zip(prompts, begun, places, strict=True):
         least, most = BEGUN_TOKENS[place]
         with torch.no_grad():
-            whole = greedy(model, prompt.ids, most) if most else []
-        cut = whole[:-1]  # the last one may be the end
-        assert min(least, len(cut)) <= len(said) <= most
-        assert said == cut[: len(said)]
-        assert IM_END not in said
-    assert max(map(len, begun)) > 8 and heard == [(3, 5), (5, 5)]
+            whole = greedy(model, prompt.ids, 80 if place == "middle" else most) if most else []
+        assert reply.ids == whole[:-1]  # the last one may be the end
+        assert min(least, len(reply.ids)) <= reply.begun <= min(most, len(reply.ids))
+        assert reply.said == reply.ids[: reply.begun]
+        assert IM_END not in reply.ids
+    assert max(reply.begun for reply in begun) > 8 and heard == [(3, 5), (5, 5)]
+    assert max(len(reply.ids) for reply in begun) > 64
     kept = {name: (tmp_path / f"replies-{name}.jsonl").read_text() for name in ("opener", "middle")}
     assert [len(text.splitlines()) for text in kept.values()] == [3, 2]
 
@@ -259,9 +285,44 @@ def test_what_has_begun_follows_the_seed_and_is_not_generated_again(tokenizer, t
     prompts = many_prompts(tokenizer)
     first = begun_of(tokenizer, tmp_path / "a", prompts)
     assert first == begun_of(tokenizer, tmp_path / "b", prompts)
-    assert [*map(len, first)] != [*map(len, begun_of(tokenizer, tmp_path / "c", prompts, seed=1))]
+    other = begun_of(tokenizer, tmp_path / "c", prompts, seed=1)
+    assert [reply.ids for reply in first] == [reply.ids for reply in other]
+    assert [reply.begun for reply in first] != [reply.begun for reply in other]
     monkeypatch.setattr("transformers.GenerationMixin.generate", None)
     assert begun_of(tokenizer, tmp_path / "a", prompts) == first
+
+
+@pytest.mark.parametrize(("read", "longest"), [(None, 64), (8, 64), (64, 64), (70, 70)])
+def test_only_replies_whose_middle_is_refused_are_as_long_as_the_gate_reads(
+    tokenizer, tmp_path, read, longest
+):
+    prompts = many_prompts(tokenizer)
+    begun = begun_of(tokenizer, tmp_path / "a", prompts, read_reply_tokens=read)
+    model, most = tiny_model(), {"start": 0, "opener": 8, "middle": longest}
+    for n, (prompt, reply) in enumerate(zip(prompts, begun, strict=True)):
+        with torch.no_grad():
+            assert reply.ids == greedy(model, prompt.ids, most[PLACES[n % 4]])[:-1]
+    assert max(len(reply.ids) for reply in begun) == longest - 1
+    # Where a refusal begins hangs on the seed alone.
+    usual = begun_of(tokenizer, tmp_path / "b", prompts)
+    assert [reply.begun for reply in begun] == [reply.begun for reply in usual]
+
+
+def test_a_reply_that_ends_after_a_few_tokens_has_begun_with_all_of_them(tokenizer, tmp_path):
+    prompts = many_prompts(tokenizer)
+    whole = begun_of(tokenizer, tmp_path / "whole", prompts)
+    end = whole[3].ids[2]
+    begun = begun_of(tokenizer, tmp_path / "cut", prompts, ends=[end, IM_END])
+    for reply, long in zip(begun, whole, strict=True):
+        cut = long.ids[: long.ids.index(end)] if end in long.ids else long.ids
+        assert reply == BegunReply(cut, min(long.begun, len(cut)))
+    assert 0 <= begun[3].begun == len(begun[3].ids) <= 2
+
+
+def test_what_stands_before_a_refusal_is_the_beginning_of_the_reply():
+    reply = BegunReply([40, 41, 42], 2)
+    assert reply.said == [40, 41]
+    assert BegunReply([], 0).said == []
 
 
 def test_one_request_in_two_frames_has_two_replies(tokenizer, tmp_path):
@@ -273,16 +334,13 @@ def test_one_request_in_two_frames_has_two_replies(tokenizer, tmp_path):
     model = tiny_model()
     for row in (1, 5):
         with torch.no_grad():
-            assert begun[row] == greedy(model, prompts[row].ids, 8)[: len(begun[row])] != []
-    assert begun[1][0] != begun[5][0]
+            assert begun[row].ids == greedy(model, prompts[row].ids, 8)[:-1]
+    assert begun[1].said[0] != begun[5].said[0]
 
 
 def test_a_reply_that_ends_at_once_has_not_begun(tokenizer, tmp_path):
-    prompts = many_prompts(tokenizer)
-    recorder = Recorder(tiny_model(), 1)
-    recorder.model.generation_config.eos_token_id = list(range(tiny.VOCAB_SIZE))
-    begun = begun_replies(recorder, tokenizer, prompts, settings_of("default"), tmp_path, SILENT)
-    assert begun == [[]] * 10
+    begun = begun_of(tokenizer, tmp_path, many_prompts(tokenizer), ends=list(range(tiny.VOCAB_SIZE)))
+    assert begun == [BegunReply([], 0)] * 10
 
 
 def refusals_of(tokenizer, begun, **changes):
@@ -295,7 +353,17 @@ def refusals_of(tokenizer, begun, **changes):
     return prompts, examples, heard
 
 
-BEGUN = [[], [40, 41], [], [50] * 30, [], [60], [], [70] * 9]
+NOT_BEGUN = BegunReply([], 0)
+BEGUN = [
+    NOT_BEGUN,
+    BegunReply([40, 41], 2),
+    NOT_BEGUN,
+    BegunReply([50 + n for n in range(60)], 30),
+    NOT_BEGUN,
+    BegunReply([60, 61, 62], 1),
+    NOT_BEGUN,
+    BegunReply([70] * 9, 9),
+]
 
 
 def test_a_refusal_follows_what_was_said_behind_a_break(tokenizer):
@@ -303,7 +371,8 @@ def test_a_refusal_follows_what_was_said_behind_a_break(tokenizer):
     assert heard == [(2, 8), (4, 8), (6, 8), (8, 8)]
     assert [example.malicious for example in examples] == [True] * 5 + [False] * 3
     texts = corpus_refusals()["en"]
-    for prompt, said, example in zip(prompts, BEGUN, examples, strict=True):
+    said_before = [[], [40, 41], [], [*range(50, 80)], [], [60], [], [70] * 9]
+    for prompt, said, example in zip(prompts, said_before, examples, strict=True):
         (reply,) = example.replies
         assert example.prompt == [*prompt.ids, *said]
         assert reply[: len(BREAK)] == BREAK if said else reply[: len(BREAK)] != BREAK
@@ -325,7 +394,7 @@ def test_refusals_of_benign_requests_name_no_harm_and_follow_the_language(tokeni
     ]
     prompts = encode_requests(tokenizer, rows)
     examples = record_refusals(
-        Recorder(tiny_model(), 1), tokenizer, prompts, [[]] * len(rows), BREAK, settings, SILENT
+        Recorder(tiny_model(), 1), tokenizer, prompts, [NOT_BEGUN] * len(rows), BREAK, settings, SILENT
     )
     found = corpus_refusals()
     for row, example in zip(rows, examples, strict=True):

@@ -1,3 +1,4 @@
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -8,8 +9,8 @@ from transformers import PreTrainedTokenizerFast
 from mogu.corpus import corpus_refusals
 from mogu.data.requests import Request
 from mogu.training import sequence_routing
-from mogu.training.preparation import Prompt
-from mogu.training.sequence_routing import LONGEST_PROMPT, _some_of_each_label, refusal_starts
+from mogu.training.preparation import BegunReply, Prompt
+from mogu.training.sequence_routing import LONGEST_PROMPT, _opened, _some_of_each_label, refusal_starts
 from tests.tiny import tiny_tokenizer
 
 # Half of the English ones begin with a word, some with a piece of one; the others are in letters that are not Latin.
@@ -74,3 +75,45 @@ def test_the_first_of_each_label_that_are_not_long(most, expected):
         for n, length in enumerate(lengths)
     ]
     assert [int(p.request.id[5:]) for p in _some_of_each_label(prompts, most)] == expected
+
+
+# What the gate learns to read of replies.
+
+
+def prompt_of(label):
+    return Prompt(Request("rows:1", "x", [], label, group="persona"), [9, 8, 7])
+
+
+REPLY = BegunReply([*range(100, 130)], 12)
+
+
+def test_a_prompt_whose_reply_has_not_begun_is_not_read_again():
+    rng = random.Random(0)
+    for label in ("malicious", "benign"):
+        assert _opened(prompt_of(label), BegunReply([], 0), rng) is None
+    # No draw was spent on them.
+    assert rng.random() == random.Random(0).random()
+
+
+def test_a_benign_reply_is_read_to_its_end():
+    prompt = prompt_of("benign")
+    for seed in range(5):
+        assert _opened(prompt, REPLY, random.Random(seed)) == (
+            prompt.request,
+            [9, 8, 7, *range(100, 130)],
+            30,
+        )
+    assert _opened(prompt, BegunReply([5], 1), random.Random(0)) == (prompt.request, [9, 8, 7, 5], 1)
+
+
+def test_a_malicious_reply_is_read_from_where_a_refusal_would_begin_up_to_anywhere():
+    prompt, rng = prompt_of("malicious"), random.Random(0)
+    lengths = set()
+    for _ in range(500):
+        opened = _opened(prompt, REPLY, rng)
+        assert opened is not None and opened.request is prompt.request
+        assert opened.ids == [9, 8, 7, *range(100, 100 + opened.reply)]
+        lengths.add(opened.reply)
+    assert lengths == set(range(12, 31))
+    for reply in (BegunReply([5], 1), BegunReply([5, 6, 7], 3)):
+        assert _opened(prompt, reply, rng) == (prompt.request, [9, 8, 7, *reply.ids], len(reply.ids))

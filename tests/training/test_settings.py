@@ -6,7 +6,7 @@ from mogu.training.settings import PRESETS, TrainingSettings
 
 
 def test_every_preset_is_valid():
-    assert list(PRESETS) == ["default", "token", "paper", "quick"]
+    assert list(PRESETS) == ["default", "token", "paper", "full", "quick"]
     for name in PRESETS:
         assert TrainingSettings.preset(name).seed == 0
     assert TrainingSettings.preset("default") == TrainingSettings()
@@ -32,6 +32,7 @@ def test_the_quick_preset_is_the_default_on_less_data():
         "benign_requests",
         "variant_requests",
         "validation_requests",
+        "read_reply_tokens",
         "batch_size",
         "evaluations",
     }
@@ -39,8 +40,21 @@ def test_the_quick_preset_is_the_default_on_less_data():
     assert default["routing"] == "sequence"
 
 
+def test_the_full_preset_is_the_default_on_more_data():
+    default, full = TrainingSettings().model_dump(), TrainingSettings.preset("full").model_dump()
+    changed = {name for name in default if default[name] != full[name]}
+    assert changed == {
+        "malicious_requests",
+        "benign_requests",
+        "variant_requests",
+        "validation_requests",
+        "read_reply_tokens",
+    }
+    assert all(full[name] > default[name] for name in changed)
+
+
 def test_an_unknown_preset_names_those_that_there_are():
-    with pytest.raises(MoguError, match="no preset 'fast'; there are: default, token, paper, quick"):
+    with pytest.raises(MoguError, match="no preset 'fast'; there are: default, token, paper, full, quick"):
         TrainingSettings.preset("fast")
 
 
@@ -56,8 +70,12 @@ def test_an_unknown_preset_names_those_that_there_are():
         {"variant_objective": "both"},
         {"variant_learning_rate": 0},
         {"router_distance": "l2"},
+        {"router_loss_weight": -1.0},
         {"benign_refusal_budget": -0.1},
         {"look_alike_refusal_budget": 1.5},
+        {"framed_refusal_budget": -0.01},
+        {"framed_refusal_budget": None},
+        {"read_reply_tokens": 7},
         {"seed": -1},
         {"learning_rate": 1e-3},
         {"router_form": "paper"},
@@ -79,6 +97,10 @@ def test_what_cannot_be_is_refused(wrong):
         ({"benign_refusal_budget": None}, "routing='sequence' needs a benign_refusal_budget"),
         ({"routing": "token"}, "routing='token' needs routed_tokens: try 24, or 5 as in the paper"),
         ({"routing": "token", "routed_tokens": 5}, "needs routed_prompt_tokens of 1 or more"),
+        (
+            PRESETS["token"] | {"benign_refusal_budget": None},
+            "router_loss_weight is chosen within benign_refusal_budget: give one of the two",
+        ),
     ],
     ids=str,
 )
@@ -87,11 +109,33 @@ def test_settings_of_the_other_way_of_routing_are_refused(changes, message):
         TrainingSettings(**changes)
 
 
+def test_jailbreak_frames_may_be_refused_most_often_and_replies_are_read_unless_it_is_said():
+    settings = TrainingSettings()
+    assert settings.benign_refusal_budget is not None and settings.read_reply_tokens is not None
+    budgets = [
+        settings.benign_refusal_budget,
+        settings.look_alike_refusal_budget,
+        settings.framed_refusal_budget,
+    ]
+    assert 0 < budgets[0] < budgets[1] < budgets[2] < 0.2
+    assert TrainingSettings(read_reply_tokens=None).read_reply_tokens is None
+    assert TrainingSettings(read_reply_tokens=8).read_reply_tokens == 8
+
+
 def test_both_ways_of_routing_take_their_own_settings():
     assert TrainingSettings(benign_refusal_budget=0.0, look_alike_refusal_budget=0.2).routing == "sequence"
     token = TrainingSettings(routing="token", routed_tokens=5, routed_prompt_tokens=None)
     assert (token.routed_tokens, token.routed_prompt_tokens) == (5, None)
     assert TrainingSettings.preset("token").benign_refusal_budget == 0.03
+
+
+@pytest.mark.parametrize("name", ["default", "token", "full", "quick"])
+def test_lambda_is_chosen_on_validation_unless_it_is_given(name):
+    assert TrainingSettings.preset(name).router_loss_weight is None
+    given = TrainingSettings.model_validate(
+        PRESETS["token"] | {"router_loss_weight": 0.5, "benign_refusal_budget": None}
+    )
+    assert (given.router_loss_weight, given.benign_refusal_budget) == (0.5, None)
 
 
 @pytest.mark.parametrize("name", PRESETS)

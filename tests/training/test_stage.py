@@ -1,8 +1,11 @@
 import pytest
 import torch
 from torch import nn
+from transformers import BloomConfig, FalconConfig, OPTConfig, XGLMConfig
 
 from mogu.training.stage import ReplyKind, RouterStage, SafeStage, UsableStage, gradient_checkpointing
+from tests import tiny
+from tests.tiny import HEADS, HIDDEN, LAYERS
 from tests.training.prepared import MALICIOUS, PROMPTS, PROMPTS_ALIKE, REPLIES, prepared
 
 STAGES = [SafeStage, UsableStage, RouterStage]
@@ -205,6 +208,42 @@ def test_gradient_checkpointing_computes_again_and_is_taken_out_again():
     assert not any(module.training for module in model.modules())
     stage(rows=ALL)["loss"].backward()
     assert len(calls) == 3
+
+
+_WIDTH = {"ffn_dim": 48, "dropout": 0.5, "attention_dropout": 0.5, "activation_dropout": 0.5}
+_DROPPED = {"hidden_dropout": 0.5, "attention_dropout": 0.5}
+DROPPING = {
+    "opt": lambda: OPTConfig(**tiny._COMMON, **_WIDTH, word_embed_proj_dim=HIDDEN),
+    "xglm": lambda: XGLMConfig(
+        **tiny._TOKENS, **_WIDTH, d_model=HIDDEN, num_layers=LAYERS, attention_heads=HEADS
+    ),
+    "bloom": lambda: BloomConfig(
+        **tiny._TOKENS, **_DROPPED, hidden_size=HIDDEN, n_layer=LAYERS, n_head=HEADS
+    ),
+    "falcon": lambda: FalconConfig(**tiny._COMMON, **_DROPPED, parallel_attn=False, alibi=False),
+}
+
+
+@pytest.mark.parametrize("family", DROPPING)
+def test_a_base_with_dropout_drops_nothing_under_gradient_checkpointing(family, monkeypatch):
+    monkeypatch.setitem(tiny.FAMILIES, family, DROPPING[family])
+    # XGLM's attention does not take float64.
+    stage = stage_of(SafeStage, family, dtype=torch.float32, gradient_checkpointing=True)
+    model = stage._outside[0].model
+    plain = stage(rows=ALL)["loss"]
+    plain.backward()
+    expected = gradients_of(stage)
+    stage.zero_grad()
+    with gradient_checkpointing(stage._outside[0]):
+        found = stage(rows=ALL)["loss"]
+        found.backward()
+        assert not any(module.training for module in model.modules())
+    assert found.item() == plain.item()
+    for one, other in zip(gradients_of(stage), expected, strict=True):
+        assert torch.equal(one, other)
+        assert float(other.abs().max()) > 0
+    model.train()  # in which it would
+    assert abs(stage(rows=ALL)["loss"].item() - plain.item()) > 1e-3
 
 
 @pytest.mark.parametrize("kind", STAGES)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from mogu.adapter.config import AdapterConfig, GateConfig, PartName
+from mogu.adapter.config import AdapterConfig, DataSource, GateConfig, PartName
 
 MOST_ITEMS: Final = 8
 """Longer lists are counted, not shown."""
@@ -55,7 +55,7 @@ model = PeftModel.from_pretrained(base, "path/to/this/folder/safe")
 
 With mogu {mogu_version} on {created}; {versions}.
 
-{training}
+{data}{training}
 
 ## Measured
 
@@ -127,8 +127,16 @@ _HOLDS: Final[dict[PartName, str]] = {
 }
 _CONFIG_HOLDS: Final = "`mogu_config.json`: every setting, and every figure that was measured"
 
-_GROUPS: Final = {"malicious": "malicious", "benign": "benign", "look_alike": "look-alikes"}
-"""The groups of rows that calibration tells apart, and their headings; `benign` leaves out look-alikes."""
+_GROUPS: Final = {
+    "malicious": "malicious",
+    "benign": "benign",
+    "look_alike": "look-alikes",
+    "framed": "benign in jailbreak frames",
+}
+"""The groups of rows that calibration tells apart, and their headings; `benign` leaves out the other two."""
+
+_BAR: Final = 20
+"""Characters of a full bar in the reliability diagram."""
 
 _CALIBRATION: Final = (
     "rows",
@@ -137,7 +145,12 @@ _CALIBRATION: Final = (
     "threshold",
     "refused",
     "threshold_interval",
+    "detection",
     "curve",
+    "reliability",
+    "kinds",
+    "left_out",
+    "reply",
 )
 """Figures of the gate that stand in tables of their own."""
 
@@ -168,6 +181,8 @@ def model_card(config: AdapterConfig) -> str:
         mogu_version=config.mogu_version,
         created=config.created,
         versions=", ".join(f"{name} {version}" for name, version in config.versions.items()),
+        data="".join(f"- {each.label} requests: {data_line(each)}\n" for each in config.data)
+        + ("\n" if config.data else ""),
         training=_values_table(
             "setting", {"dtype": config.dtype, "projection": config.projection} | config.training
         ),
@@ -223,7 +238,8 @@ def _calibration(figures: Mapping[str, Any]) -> Iterator[str]:
     low, high = figures["threshold_interval"]
     yield (
         f"The threshold is {figures['threshold']:.4g} (95% interval over resampled benign rows: {low:.4g} to "
-        f"{high:.4g}).\nEach row below was judged by a gate that was fitted without it."
+        f"{high:.4g}).\nEach row below was judged by a gate that was fitted without its request, and one in a frame "
+        "without all frames of its group."
     )
     yield _table(
         ("", *_GROUPS.values()),
@@ -235,11 +251,71 @@ def _calibration(figures: Mapping[str, Any]) -> Iterator[str]:
     alike = figures["auroc_look_alike"]
     against = "" if alike is None else f", {alike:.3f} against look-alikes alone"
     yield f"AUROC of the gate: {figures['auroc']:.3f} for malicious rows against all others{against}."
+    for share, detected in figures["detection"].items():
+        yield f"At {share} false alarms among benign rows it sees {detected:.1%} of the malicious ones."
+    yield from _by_kind(figures)
+    if reply := figures.get("reply"):
+        yield (
+            f"While the base writes, the threshold is {reply['threshold']:.4g}. Of {sum(reply['rows'].values())} "
+            f"benign rows, whose replies were read for up to {reply['tokens']} tokens, so many were refused by then:"
+        )
+        lengths = reply["refused_by_length"]
+        yield _table(
+            ("reply tokens", *lengths), [("refused", *(f"{share:.1%}" for share in lengths.values()))]
+        )
     yield "Refused at other thresholds:"
     yield _table(
         ("threshold", *_GROUPS.values()),
         [(f"{point['threshold']:.4g}", *_shares(point)) for point in _thinned(figures["curve"])],
     )
+    yield "How far the probability can be believed, if malicious and benign rows were equally many:"
+    yield _table(
+        ("probability", "rows", "malicious", ""),
+        [
+            (
+                f"{each['probability']:.2f}",
+                str(each["rows"]),
+                f"{each['malicious']:.0%}",
+                "\N{FULL BLOCK}" * round(_BAR * each["malicious"]),
+            )
+            for each in figures["reliability"]
+        ],
+    )
+
+
+def _by_kind(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Refused by group of frames and by kind of request."""
+    if figures["left_out"]:
+        yield (
+            "Frames by their group, each judged by a gate that had seen no frame of it. Likeness is the median cosine "
+            "of\nmalicious ones to the nearest malicious row outside the group, 1 for a copy:"
+        )
+        yield _table(
+            ("group", "malicious", "refused", "benign", "refused", "likeness"),
+            [
+                (
+                    group,
+                    *_counted(each.get("malicious")),
+                    *_counted(each.get("benign")),
+                    "-" if each["likeness"] is None else f"{each['likeness']:.2f}",
+                )
+                for group, each in figures["left_out"].items()
+            ],
+        )
+    yield "Requests by their kind, in frames or not:"
+    yield _table(
+        ("label", "kind", "rows", "refused"),
+        [
+            (label, kind, *_counted(each))
+            for label, kinds in figures["kinds"].items()
+            for kind, each in kinds.items()
+        ],
+    )
+
+
+def _counted(hits: Mapping[str, float] | None) -> tuple[str, str]:
+    """How many rows, and the share of them that is refused."""
+    return ("0", "-") if hits is None else (str(hits["rows"]), f"{hits['refused']:.1%}")
 
 
 def _shares(by_group: Mapping[str, float]) -> list[str]:
@@ -264,6 +340,11 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, its cells escaped."""
     lines = [f"| {' | '.join(map(_cell, row))} |" for row in (heading, *rows)]
     return "\n".join([lines[0], "|---" * len(heading) + "|", *lines[1:]])
+
+
+def data_line(data: DataSource) -> str:
+    """What is told of a source of requests: their number, its name, and how to know it again."""
+    return f"{data.rows} rows of {data.source}, sha256 {data.sha256[:12]}"
 
 
 def flat_items(values: Mapping[str, Any], separator: str) -> Iterator[tuple[str, Any]]:

@@ -62,6 +62,24 @@ class GateConfig(BaseModel):
         return Thresholds(prompt, None if self.reply_threshold is None else max(prompt, self.reply_threshold))
 
 
+class DataSource(BaseModel):
+    """Where training had requests of one label from.
+
+    Attributes:
+        label: Whether they are to be refused (`malicious`) or answered (`benign`).
+        source: `corpus`, or the name of a file or folder without its place, or a data set's id as it was given.
+        sha256: Hex digest of their conversations, those of validation among them: each as JSON on a line, sorted.
+        rows: How many there are.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: Literal["malicious", "benign"]
+    source: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    rows: int = Field(ge=1)
+
+
 class AdapterConfig(BaseModel):
     """The configuration of an adapter.
 
@@ -81,6 +99,7 @@ class AdapterConfig(BaseModel):
             base, None the whole reply.
         routed_prompt_tokens: Of token routing, how many of the last prompt tokens are routed; None is all (paper).
         gate: Of sequence routing, how it decides.
+        data: What it was trained on; empty where the folder does not say.
         training: Every setting of the training.
         dtype: The base's in training, such as `bfloat16`; None if it was not trained.
         projection: Path of the projection in a decoder layer, if it was given by hand.
@@ -103,6 +122,7 @@ class AdapterConfig(BaseModel):
     routed_tokens: int | None = Field(None, ge=0)
     routed_prompt_tokens: int | None = Field(None, ge=0)
     gate: GateConfig | None = None
+    data: list[DataSource] = []
     training: dict[str, Any]
     dtype: str | None = None
     projection: str | None = None

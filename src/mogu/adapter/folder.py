@@ -223,6 +223,16 @@ def _write(folder: Path, adapter: Adapter, config: AdapterConfig) -> None:
         write_atomic(file, save(tensors, metadata={"format": "pt"}))
         if file.parent != folder:
             write_atomic(file.with_name("adapter_config.json"), _peft_config(adapter, config))
+    save_config(folder, config)
+
+
+def save_config(folder: Path, config: AdapterConfig) -> None:
+    """Write what a folder says of itself, and its card; the tensors stay.
+
+    Args:
+        folder: Of the adapter.
+        config: Its own, with other thresholds or figures.
+    """
     write_atomic(folder / CONFIG_FILE, config.model_dump_json(indent=2) + "\n")
     write_atomic(folder / CARD_FILE, model_card(config))
 

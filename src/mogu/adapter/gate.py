@@ -3,7 +3,8 @@
 A small network with one hidden layer scores each token. What decides is how scores are pooled over the sequence, each
 way seeing another kind of request: *attention* weighs tokens by learned queries, *window* takes the highest mean over
 ten tokens in a row, *maximum* the highest single token, *last* the token before the reply. Several layers are read; a
-weighted sum of all pooled scores is the logit of "malicious".
+weighted sum of all pooled scores is the logit of "malicious". To it comes a lift where the conversation looks like the
+frame of an attack, which the mean state shows: there a request that is half suspicious is suspicious enough.
 
 Knows tensors only: which tokens are read is the caller's rule.
 """
@@ -21,11 +22,20 @@ WINDOW = 10
 """Tokens of the rolling mean whose highest value counts."""
 
 POOLINGS = ("attention", "window", "maximum", "last")
-SCORES = 3 * HEADS + 2
-"""Scores of a token in one layer: queries and values of attention, the heads of the maximum, window, last."""
+SCORES = 3 * HEADS + 3
+"""Scores of a token in one layer: queries and values of attention, the heads of the maximum, window, last, frame."""
 
 WIDTH = 256
 """Units of the hidden layer. Linear scores miss a fifth of the wrapped requests that these see."""
+
+
+READ_EVERY = 8
+"""Reply tokens between two looks: looking at each would cost more than the layers that are read."""
+
+
+def looks_at(reply_tokens: int) -> bool:
+    """Whether a gate that reads replies looks when so many tokens of one have been read."""
+    return reply_tokens % READ_EVERY == 0
 
 
 class Probe(nn.Module):
@@ -37,8 +47,9 @@ class Probe(nn.Module):
     Attributes:
         inner: ``(WIDTH, features)``, applied to hidden states of root mean square 1.
         inner_bias: ``(WIDTH,)``, added before the non-linearity.
-        vectors: ``(SCORES, WIDTH)``.
-        offsets: ``(SCORES,)``, added to the token scores.
+        vectors: ``(SCORES - 1, WIDTH)``, of all scores but the last.
+        offsets: ``(SCORES - 1,)``, added to them.
+        frame: ``(features,)``, of the last score, which is linear.
         bias: ``(4,)``, added to the pooled scores.
     """
 
@@ -46,14 +57,18 @@ class Probe(nn.Module):
         super().__init__()
         self.inner = nn.Parameter(torch.zeros(WIDTH, features))
         self.inner_bias = nn.Parameter(torch.zeros(WIDTH))
-        self.vectors = nn.Parameter(torch.zeros(SCORES, WIDTH))
-        self.offsets = nn.Parameter(torch.zeros(SCORES))
+        self.vectors = nn.Parameter(torch.zeros(SCORES - 1, WIDTH))
+        self.offsets = nn.Parameter(torch.zeros(SCORES - 1))
+        self.frame = nn.Parameter(torch.zeros(features))
         self.bias = nn.Parameter(torch.zeros(len(POOLINGS)))
 
     def token_scores(self, hidden: Tensor) -> Tensor:
         """``(..., features)`` to ``(..., SCORES)``, in float32 at least."""
-        units = F.gelu(F.linear(normalised(hidden.to(self.inner.dtype)), self.inner, self.inner_bias))
-        return F.linear(units, self.vectors, self.offsets)
+        even = normalised(hidden.to(self.inner.dtype))
+        units = F.gelu(F.linear(even, self.inner, self.inner_bias))
+        return torch.cat(
+            (F.linear(units, self.vectors, self.offsets), F.linear(even, self.frame[None])), dim=-1
+        )
 
     def pool(self, scores: Tensor, read: Tensor) -> Tensor:
         """Pooled scores of some rows.
@@ -67,7 +82,7 @@ class Probe(nn.Module):
             ``(batch, 4)``, in the order of `POOLINGS`.
         """
         lowest = torch.finfo(scores.dtype).min
-        queries, values, peaks, rest = scores.split((HEADS, HEADS, HEADS, 2), dim=-1)
+        queries, values, peaks, rest, _ = scores.split((HEADS, HEADS, HEADS, 2, 1), dim=-1)
         outside = ~read[..., None]
         attention = queries.masked_fill(outside, lowest).softmax(1)
         pooled = (
@@ -79,6 +94,11 @@ class Probe(nn.Module):
         return torch.stack(pooled, dim=-1) + self.bias
 
 
+def framed(scores: Tensor, read: Tensor) -> Tensor:
+    """``(batch,)``, the mean of the last token score; arguments as :meth:`Probe.pool` takes them."""
+    return (scores[..., -1] * read).sum(1) / read.sum(1)
+
+
 class Gate(nn.Module):
     """The probes of some layers and the weighted sum that makes them one logit.
 
@@ -88,7 +108,9 @@ class Gate(nn.Module):
 
     Attributes:
         mix: ``(layers, 4)``, the weights of the pooled scores.
-        bias: ``()``, added to the sum; calibration sets it so that 0 is the threshold that was chosen.
+        bias: ``()``, added to the sum.
+        frame_bias: ``()``, added to what the layers say of the frame; the sigmoid of the sum is its probability.
+        lift: ``()``, times that probability is added to the logit.
     """
 
     def __init__(self, features: int, layers: Sequence[int]) -> None:
@@ -97,6 +119,8 @@ class Gate(nn.Module):
         self.probes = nn.ModuleList(Probe(features) for _ in layers)
         self.mix = nn.Parameter(torch.full((len(layers), len(POOLINGS)), 1 / len(layers) / len(POOLINGS)))
         self.bias = nn.Parameter(torch.zeros(()))
+        self.frame_bias = nn.Parameter(torch.zeros(()))
+        self.lift = nn.Parameter(torch.zeros(()))
 
     def token_scores(self, hidden: Sequence[Tensor]) -> Tensor:
         """Hidden states ``(batch, seq, features)`` of each layer to ``(layers, batch, seq, SCORES)``."""
@@ -107,8 +131,17 @@ class Gate(nn.Module):
 
     def forward(self, scores: Tensor, read: Tensor) -> Tensor:
         """Token scores ``(layers, batch, seq, SCORES)`` and the mask ``(batch, seq)`` to logits ``(batch,)``."""
+        logit, frame = self.evidence(scores, read)
+        return logit + self.lift * frame
+
+    def evidence(self, scores: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits without their lift, and the probability of an attack's frame, ``(batch,)`` each."""
         pooled = torch.stack([probe.pool(s, read) for probe, s in zip(self._probes(), scores, strict=True)])
-        return torch.einsum("lbk,lk->b", pooled, self.mix) + self.bias
+        frame = torch.stack([framed(each, read) for each in scores]).sum(0)
+        return (
+            torch.einsum("lbk,lk->b", pooled, self.mix) + self.bias,
+            torch.sigmoid(frame + self.frame_bias),
+        )
 
     def _probes(self) -> list[Probe]:
         return [probe for probe in self.probes if isinstance(probe, Probe)]

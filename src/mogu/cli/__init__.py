@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from mogu.cli import chat, demo, generate, info, inspect, train
+from mogu.cli import calibrate, chat, demo, generate, info, inspect, train
 from mogu.cli.console import err, log_handler
 from mogu.errors import MoguError
 
@@ -25,6 +25,7 @@ app.command("train")(train.run)
 app.command("chat")(chat.run)
 app.command("generate")(generate.run)
 app.command("inspect")(inspect.run)
+app.command("calibrate")(calibrate.run)
 app.command("info")(info.run)
 app.command("demo")(demo.run)
 

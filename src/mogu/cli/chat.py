@@ -40,9 +40,9 @@ def run(
     /new begins a new conversation, /quit or the end of the input ends the chat, Ctrl-C cuts a reply short.
     """
     model = open_model(folder, base, device, dtype, trust_remote_code)
-    from mogu.generation.request import Request, check_request
+    from mogu.generation.request import RoutingRequest, check_request
 
-    check_request(Request(mode, threshold=threshold), model.config.weights)
+    check_request(RoutingRequest(mode, threshold=threshold), model.config.weights)
     turns: list[Message] = []
     for line in _lines():
         match line.strip():

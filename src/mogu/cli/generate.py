@@ -57,9 +57,9 @@ def run(
     """
     with err.status("Starting"):
         from mogu.adapter.folder import read_config
-        from mogu.generation.request import Request, check_request
+        from mogu.generation.request import RoutingRequest, check_request
     config = read_config(folder)
-    check_request(Request(mode, threshold=threshold), config.weights)
+    check_request(RoutingRequest(mode, threshold=threshold), config.weights)
     rows = _read(source)
     if output.exists() and output.samefile(source):
         raise MoguError(f"{output} is the input too; choose another output")

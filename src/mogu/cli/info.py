@@ -13,23 +13,25 @@ if TYPE_CHECKING:
 
 
 def run(folder: Folder) -> None:
-    """Show the base model, the parts, the settings and the metrics of an adapter."""
-    from mogu.adapter.card import flat_items, shown
+    """Show the base model, the parts, the data, the settings and the metrics of an adapter."""
+    from mogu.adapter.card import data_line, flat_items, shown
     from mogu.adapter.folder import read_config
 
     config = read_config(folder)
+    training = {"dtype": config.dtype, "projection": config.projection} | config.training
     sections = {
-        "Adapter": _adapter(config),
-        "Base model": config.base.model_dump(),
-        "Training": {"dtype": config.dtype, "projection": config.projection} | config.training,
-        "Metrics": config.metrics,
-        "Versions": config.versions,
+        "Adapter": flat_items(_adapter(config), "."),
+        "Base model": flat_items(config.base.model_dump(), "."),
+        "Data": [(each.label, data_line(each)) for each in config.data],
+        "Training": flat_items(training, "."),
+        "Metrics": flat_items(config.metrics, "."),
+        "Versions": flat_items(config.versions, "."),
     }
-    for heading, values in sections.items():
+    for heading, rows in sections.items():
         table = Table(title=heading, title_justify="left", title_style="bold", show_header=False, box=None)
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
-        for name, value in flat_items(values, "."):
+        for name, value in rows:
             table.add_row(Text(name), Text(shown(value)))
         if table.rows:
             out.print(table, "")

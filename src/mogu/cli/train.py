@@ -21,7 +21,7 @@ def run(
     ] = None,
     benign: Annotated[str | None, typer.Option(help="Your benign requests, likewise.")] = None,
     preset: Annotated[
-        str, typer.Option(help="The settings to start from: default, paper or quick.")
+        str, typer.Option(help="The settings to start from: default, full, token, paper or quick.")
     ] = "default",
     config: Annotated[
         Path | None, typer.Option(help="A TOML file with settings; wins over the preset.")

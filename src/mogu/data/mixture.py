@@ -2,12 +2,13 @@
 
 Direct requests, requests in frames of all families, chats and their crescendos, documents, system messages. A
 malicious request in an innocent frame stays malicious, a benign one in a jailbreak frame benign, and either may follow
-any history: no style by itself means anything. Pure functions of a seed; knows no tokens.
+any history: no style by itself decides. Pure functions of a seed; knows no tokens.
 """
 
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import get_args
 
 from mogu.chat import Message
@@ -22,22 +23,23 @@ from mogu.data.requests import Label, Request, Split
 
 SHARES: dict[Label, dict[str, float]] = {
     "malicious": {
-        "jailbreak_frame": 0.17,
-        "innocent_frame": 0.03,
-        "noise": 0.03,
-        "conversation": 0.08,
-        "history": 0.09,
+        "jailbreak_frame": 0.14,
+        "innocent_frame": 0.02,
+        "noise": 0.025,
+        "conversation": 0.09,
+        "history": 0.055,
     },
     "benign": {
-        "jailbreak_frame": 0.10,
-        "innocent_frame": 0.06,
-        "noise": 0.02,
-        "conversation": 0.10,
-        "history": 0.10,
-        "document": 0.008,
+        "jailbreak_frame": 0.04,
+        "innocent_frame": 0.045,
+        "noise": 0.015,
+        "conversation": 0.09,
+        "history": 0.055,
+        "document": 0.012,
     },
 }
-"""How many of a label's rows are of each kind; the rest are direct requests."""
+"""How many of a label's rows are of each kind; the rest are direct requests. Who puts a request into a jailbreak frame
+is more often malicious than not: there the shares, which are the gate's prior, say so."""
 
 SYSTEM_SHARE = 0.08
 """Rows that get one of the harmless system messages, under either label."""
@@ -61,9 +63,10 @@ def mixture(requests: Sequence[Request], label: Label, split: Split, count: int,
     counts = {kind: round(count * share) for kind, share in shares.items()}
     short = [request for request in requests if len(request.text) <= LONGEST_WRAPPED]
     rows = balanced(requests, count - sum(counts.values()), seed)
+    framed = iter(balanced(short, counts["jailbreak_frame"] + counts["innocent_frame"], seed + 1))
     for kind in ("jailbreak", "innocent"):
         frames = corpus_wrappers(kind, split)  # type: ignore[arg-type]
-        chosen = balanced(short, counts[f"{kind}_frame"], seed + 1)
+        chosen = list(islice(framed, counts[f"{kind}_frame"]))
         shuffled = rng.sample(frames, len(frames))
         rows += [wrap(request, shuffled[i % len(shuffled)]) for i, request in enumerate(chosen)]
     rows += [replace(request, group="noise") for request in balanced(short, counts["noise"], seed + 2)]

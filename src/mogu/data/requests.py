@@ -1,6 +1,8 @@
 """A request: one labelled conversation that waits for a reply. Knows no file format and no model."""
 
 import hashlib
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,3 +59,9 @@ def split_of(text: str) -> Split:
 def normalised(text: str) -> str:
     """The text in one case and with single spaces: equal for two texts that count as the same request."""
     return " ".join(text.casefold().split())
+
+
+def sha256_of(requests: Iterable[Request]) -> str:
+    """A digest of some requests' conversations, whatever their order: it says that two sets are the same."""
+    lines = sorted(json.dumps(request.messages, sort_keys=True) for request in requests)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

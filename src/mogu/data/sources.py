@@ -63,6 +63,20 @@ def read_requests(
     return list(requests.values())
 
 
+def source_name(source: str) -> str:
+    """What to call a source elsewhere: a file or folder by its name, without its place; a dataset as it was given.
+
+    Args:
+        source: As `read_requests` takes it.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path.name
+    name, colon, split = source.partition(":")
+    folder = Path(name).expanduser()
+    return f"{folder.resolve().name}{colon}{split}" if name and folder.is_dir() else source
+
+
 def _request(row: _Row, label: Label, field: str | None) -> Request:
     present = [name for name, value in row.fields.items() if value is not None]
     name = next((name for name in ([field] if field else TEXT_FIELDS) if name in present), None)

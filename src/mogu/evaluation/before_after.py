@@ -42,8 +42,8 @@ class ReplyRow:
 
     @property
     def prompt(self) -> str:
-        """The last turn."""
-        return self.messages[-1]["content"]
+        """The last turn that waits for a reply."""
+        return _begun(self.messages)[0][-1]["content"]
 
     @cached_property
     def verdict(self) -> RefusalVerdict:
@@ -80,7 +80,7 @@ def answer(
 
     Args:
         model: the hardened model.
-        groups: conversations by kind.
+        groups: conversations by kind; one that ends with an assistant's turn is a reply that has begun.
         modes: who answers.
         max_new_tokens: length of a reply at most.
         batch_size: prompts at a time, of like lengths.
@@ -102,8 +102,10 @@ def answer(
         )
         for start in range(0, len(todo), batch_size):
             batch = todo[start : start + batch_size]
+            talks, openers = zip(*(_begun(talk) for _, _, talk in batch), strict=True)
             replies = model.reply(
-                [talk for _, _, talk in batch],
+                talks,
+                opener=openers,
                 mode=mode,
                 max_new_tokens=max_new_tokens,
                 batch_size=batch_size,
@@ -130,6 +132,11 @@ def read_rows(
     there = _by_question(kept)
     keys = [_key(*question) for question in _questions(groups, modes)]
     return [there[key] for key in keys if key in there]
+
+
+def _begun(talk: Conversation) -> tuple[Conversation, str]:
+    """A conversation that waits for a reply, and how the reply begins."""
+    return (talk[:-1], talk[-1]["content"]) if talk[-1]["role"] == "assistant" else (talk, "")
 
 
 _Question = tuple[Mode, str, Conversation]

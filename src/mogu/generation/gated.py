@@ -3,9 +3,9 @@
 The base reads the prompt in its ordinary prefill, and at the prompt's end the gate its hidden states there. A row below
 the threshold is the base, token for token. A row at or above it switches: its next token is the first one of a refusal,
 by a finite bias on the logits, and it is the safe variant from that token on. While the reply is written the gate reads
-on, and may switch the row there; a reply that has begun is left with a paragraph break. Where a row switches is a
-position, and everything else a rule of positions, so that beams, sampling, padding and chunked prefill need no case of
-their own. Knows nothing of text.
+on, and every few tokens may switch the row there; a reply that has begun is left with a paragraph break. Where a row
+switches is a position, and everything else a rule of positions, so that beams, sampling, padding and chunked prefill
+need no case of their own. Knows nothing of text.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from mogu.adapter.attach import Adapter
 from mogu.adapter.config import GateConfig, Thresholds
-from mogu.adapter.gate import Gate
+from mogu.adapter.gate import Gate, looks_at
 from mogu.adapter.layer import SAFE
 from mogu.generation.forwards import Forwards
 from mogu.generation.rule import RoutedSpan, routed_positions
@@ -60,9 +60,10 @@ class GatedForwards(Forwards):
         self._reading = torch.tensor([marks.reading_start(row) for row in rows], device=device)
         self._begun = torch.tensor([marks.is_begun(row) for row in rows], device=device)
         self._columns = (0, 0)  # the first and the one after the last that the forward reads
-        self._hidden: dict[int, Tensor] = {}
+        self._hidden: dict[int, Tensor] = {}  # of the last forward, by layer
+        self._unscored: list[list[Tensor]] = []  # by forward and layer, (batch, seq, features)
         self._scores: list[Tensor] = []  # token scores of the columns that were read, in their order
-        self._read_from = self._scored = 0  # the columns between have been read
+        self._read_from = self._read_to = 0  # the columns between have been read
         self._switch: Tensor | None = None  # (batch,) position whose logits begin the refusal
         self._forcing_until = (
             0  # in columns from this one on no row begins its refusal; 0 while none has switched
@@ -124,13 +125,13 @@ class GatedForwards(Forwards):
             if self._switch is None:
                 ends = self._prompt_ends(batch)
                 self._switch_rows(torch.ones_like(ends).bool(), ends)
-        elif self._hidden and after > self._scored:
-            self._score(gate, first, after)
+        elif self._hidden and after > self._read_to:
+            self._read(gate, first, after)
             if self._switch is None and after >= self._width:
                 self._switch_rows(self._judge(gate, batch) >= thresholds.prompt, self._prompt_ends(batch))
                 if thresholds.reply is None:
                     self._stop_reading()
-            elif self._switch is not None and thresholds.reply is not None:
+            elif self._switch is not None and thresholds.reply is not None and looks_at(after - self._width):
                 last = self._positions(after - 1, after, batch)[:, 0]
                 above = self._judge(gate, batch) >= thresholds.reply
                 self._switch_rows(above & (self._switch == NEVER), last)
@@ -141,27 +142,29 @@ class GatedForwards(Forwards):
         """``(batch,)``, the position of each row's last prompt token."""
         return self._lengths.repeat_interleave(batch // self._lengths.shape[0]) - 1
 
-    def _score(self, gate: Gate, first: int, after: int) -> None:
-        """Score the tokens of the forward that have not been read before."""
-        if not self._scores:
-            self._scored = self._read_from = first  # a cache that the caller gave holds the columns before
-        new = [self._hidden[index][:, self._scored - first :] for index in gate.layers]
-        self._scores.append(gate.token_scores(new))
-        self._scored = after
-        self._hidden.clear()  # a prompt's hidden states would stay as long as the generation
+    def _read(self, gate: Gate, first: int, after: int) -> None:
+        """Take what the layers gave for the tokens of the forward that have not been read before."""
+        if self._read_to == 0:
+            self._read_from = self._read_to = first  # a cache that the caller gave holds the columns before
+        self._unscored.append([self._hidden[index][:, self._read_to - first :] for index in gate.layers])
+        self._read_to = after
+        self._hidden.clear()
 
     def _stop_reading(self) -> None:
         """Leave the layers alone from here on: every token of the reply would pay for it."""
         for hook in self._gate_hooks:
             hook.remove()
         self._scores.clear()
+        self._unscored.clear()
 
     def _judge(self, gate: Gate, batch: int) -> Tensor:
         """``(batch,)``, the probability of each row as far as it has been read; the highest so far is kept."""
-        scores = torch.cat(self._scores, dim=2)
+        hidden = [torch.cat(layer, dim=1) for layer in zip(*self._unscored, strict=True)]
+        self._unscored.clear()  # a prompt's hidden states would stay as long as the generation
+        scores = torch.cat([*self._scores, gate.token_scores(hidden)], dim=2)
         self._scores = [scores]
         start = self._reading.repeat_interleave(batch // self._reading.shape[0])
-        read = self._positions(self._read_from, self._scored, batch) >= start[:, None]
+        read = self._positions(self._read_from, self._read_to, batch) >= start[:, None]
         probability = torch.sigmoid(gate(scores, read.to(scores.device))).to(start.device)
         before = probability if self._probability is None else self._probability
         # What a refusal says is no news.
@@ -201,6 +204,7 @@ class GatedForwards(Forwards):
                 self._switch = self._switch[rows]
                 self._probability = None if self._probability is None else self._probability[rows]
                 self._scores = [scores[:, rows] for scores in self._scores]
+                self._unscored = [[hidden[rows] for hidden in layers] for layers in self._unscored]
             return reorder(rows)
 
         cache.reorder_cache = reorder_all

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from mogu.adapter.attach import Adapter
 from mogu.adapter.config import AdapterConfig, PartName
+from mogu.adapter.gate import looks_at
 from mogu.errors import MoguError
 from mogu.generation.forwards import RoutedForwards, TokenWeights
 from mogu.generation.gated import GatedForwards, running_scores
-from mogu.generation.request import Mode, Request, check_prompts, check_request, check_settings
+from mogu.generation.request import Mode, RoutingRequest, check_prompts, check_request, check_settings
 
 _NEEDED_PARTS: dict[str, set[PartName]] = {
     "mogu by token": {"safe", "usable", "routers"},
@@ -79,7 +80,11 @@ class RoutedGenerator:
         self._running = Lock()
 
     def generate(
-        self, input_ids: Tensor, attention_mask: Tensor | None, request: Request, settings: dict[str, Any]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        request: RoutingRequest,
+        settings: dict[str, Any],
     ) -> Generated:
         """Call `generate`; see `MoguModel.generate`.
 
@@ -123,12 +128,12 @@ class RoutedGenerator:
         Args:
             input_ids: ``(1, columns)``, prompt and reply.
             prompt_length: how many of them are the prompt's.
-            threshold: of sequence routing, as `Request` has it.
+            threshold: of sequence routing, as `RoutingRequest` has it.
 
         Raises:
             MoguError: If there is a threshold, and the adapter routes token by token.
         """
-        request = Request(threshold=threshold)
+        request = RoutingRequest(threshold=threshold)
         check_request(request, self._config.weights)
         weights = torch.tensor([0.0, 1.0]).repeat(len(self._adapter.layers), 1, input_ids.shape[1], 1)
         routed = torch.zeros_like(input_ids, dtype=torch.bool)
@@ -138,7 +143,8 @@ class RoutedGenerator:
             thresholds = gate.thresholds(threshold)
             above = [running[prompt_length - 1] >= thresholds.prompt]
             if thresholds.reply is not None:
-                above += [score >= thresholds.reply for score in running[prompt_length:]]
+                reply = enumerate(running[prompt_length:], start=1)
+                above += [looks_at(read) and score >= thresholds.reply for read, score in reply]
             if any(above):
                 routed[:, prompt_length + above.index(True) :] = True
                 weights[:, routed] = torch.tensor([1.0, 0.0])
@@ -153,7 +159,7 @@ class RoutedGenerator:
         return Traced(TokenWeights(weights, routed))
 
     def _routed(
-        self, input_ids: Tensor, mask: Tensor, request: Request
+        self, input_ids: Tensor, mask: Tensor, request: RoutingRequest
     ) -> RoutedForwards | GatedForwards | None:
         config, mode, mask = self._config, request.mode, mask.to(self._adapter.model.device)
         m = config.routed_tokens if request.routed_tokens is None else request.routed_tokens

@@ -27,7 +27,7 @@ from mogu.chat import Conversation, batch_left_pad, encode_chat
 from mogu.errors import MoguError
 from mogu.generation.generator import RoutedGenerator
 from mogu.generation.reply import Reply, RoutingTrace, written_length
-from mogu.generation.request import Handoff, Mode, Request
+from mogu.generation.request import Handoff, Mode, RoutingRequest
 from mogu.generation.streaming import ReplyStream
 from mogu.models import load_model
 
@@ -120,7 +120,7 @@ class MoguModel:
         Raises:
             MoguError: If something is asked for that is not supported, or another generation is running.
         """
-        request = Request(mode, routed_tokens, handoff, threshold)
+        request = RoutingRequest(mode, routed_tokens, handoff, threshold)
         output: Tensor | ModelOutput = self._generator.generate(
             input_ids, attention_mask, request, kwargs
         ).output
@@ -136,7 +136,7 @@ class MoguModel:
         threshold: float | None = None,
         max_new_tokens: int = 256,
         batch_size: int = 16,
-        opener: str = "",
+        opener: str | Sequence[str] = "",
         on_batch: Callable[[int], None] | None = None,
         **generate_kwargs: Any,
     ) -> list[Reply]:
@@ -150,7 +150,8 @@ class MoguModel:
             threshold: as `generate` takes it.
             max_new_tokens: longest reply.
             batch_size: how many are answered at once; they are batched by length.
-            opener: beginning of every reply, written by the caller; belongs to the prompt, not to the reply.
+            opener: beginning of every reply, or one for each, written by the caller; belongs to the prompt, not to
+                the reply.
             on_batch: called after each batch with the number of its conversations.
             **generate_kwargs: go on to `generate`.
 
@@ -162,9 +163,17 @@ class MoguModel:
         """
         if batch_size < 1:
             raise MoguError(f"batch_size is {batch_size}; give at least 1")
-        request = Request(mode, routed_tokens, handoff, threshold)
+        request = RoutingRequest(mode, routed_tokens, handoff, threshold)
         settings = self._reply_settings(max_new_tokens, generate_kwargs)
-        prompts = [encode_chat(self.tokenizer, messages, opener).ids for messages in conversations]
+        openers = [opener] * len(conversations) if isinstance(opener, str) else opener
+        if len(openers) != len(conversations):
+            raise MoguError(
+                f"{len(openers)} openers for {len(conversations)} conversations; give one for each"
+            )
+        prompts = [
+            encode_chat(self.tokenizer, messages, begun).ids
+            for messages, begun in zip(conversations, openers, strict=True)
+        ]
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         replies: dict[int, Reply] = {}
         for start in range(0, len(order), batch_size):
@@ -195,7 +204,7 @@ class MoguModel:
         Raises:
             MoguError: As `reply`; what goes wrong while generating is raised by the iteration.
         """
-        request = Request(mode, routed_tokens, handoff, threshold)
+        request = RoutingRequest(mode, routed_tokens, handoff, threshold)
         settings = self._reply_settings(max_new_tokens, generate_kwargs)
         prompt = encode_chat(self.tokenizer, conversation, opener).ids
         criteria = settings.pop("stopping_criteria", None) or []
@@ -230,7 +239,7 @@ class MoguModel:
         ids = torch.tensor([chat.ids], device=self.model.device)
         if reply is None:
             settings = self._reply_settings(max_new_tokens, {})
-            request = Request(threshold=threshold)
+            request = RoutingRequest(threshold=threshold)
             ids = self._generator.generate(ids, None, request, settings).output
         traced = self._generator.read(ids, chat.reply_start, threshold)
         return RoutingTrace(
@@ -262,7 +271,9 @@ class MoguModel:
             raise MoguError("num_return_sequences is not 1, but a conversation gets one reply: use generate")
         return settings
 
-    def _answer(self, prompts: list[list[int]], request: Request, settings: dict[str, Any]) -> list[Reply]:
+    def _answer(
+        self, prompts: list[list[int]], request: RoutingRequest, settings: dict[str, Any]
+    ) -> list[Reply]:
         batch = batch_left_pad(prompts, settings["pad_token_id"])
         ids, mask = (tensor.to(self.model.device) for tensor in batch)
         # An output object, for with beams it tells which row became which reply.

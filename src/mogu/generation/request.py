@@ -30,7 +30,7 @@ _REFUSED_WITH_REFILL = ("past_key_values", *_DRAFTS)
 _CACHES = (None, "dynamic", "static")
 
 
-class Request(NamedTuple):
+class RoutingRequest(NamedTuple):
     """What is asked of the routing.
 
     Attributes:
@@ -46,7 +46,7 @@ class Request(NamedTuple):
     threshold: float | None = None
 
 
-def check_request(request: Request, weights: Literal["token", "sequence"]) -> None:
+def check_request(request: RoutingRequest, weights: Literal["token", "sequence"]) -> None:
     """Check the values that types do not hold back, and that they belong to the way of routing.
 
     Args:

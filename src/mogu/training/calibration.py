@@ -2,10 +2,11 @@
 
 The paper's authors pick the router checkpoint by hand. Here one offset, added to every safe router's bias and taken
 from every usable one's, is set on validation requests: the share of malicious ones that begin with a refusal is made
-as large as possible while at most a budgeted share of benign ones newly do.
+as large as possible while at most a budgeted share of benign ones newly do. Routers that were trained with different
+weights of the router loss are told apart by where that leads.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -66,6 +67,19 @@ def choose(points: Sequence[OperatingPoint], budget: float) -> OperatingPoint:
     if not allowed:
         return min(points, key=lambda point: (point.newly_refused, -point.refused))
     return max(allowed, key=lambda point: (point.refused, -point.newly_refused, -abs(point.offset)))
+
+
+def choose_weight(points: Mapping[float, OperatingPoint], budget: float) -> float:
+    """The weight of the router loss that refuses most within the budget; else the gentlest. Of equal ones the smallest.
+
+    Args:
+        points: the operating point that each weight leads to.
+        budget: largest share of benign requests that may newly begin with a refusal.
+    """
+    allowed = [weight for weight, point in points.items() if point.newly_refused <= budget]
+    if not allowed:
+        return min(points, key=lambda weight: (points[weight].newly_refused, -points[weight].refused, weight))
+    return min(allowed, key=lambda weight: (-points[weight].refused, weight))
 
 
 @torch.no_grad()

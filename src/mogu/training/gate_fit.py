@@ -8,6 +8,7 @@ labels, no model.
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,15 +19,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from mogu.adapter.gate import Gate, Probe
+from mogu.adapter.gate import Gate, Probe, looks_at
 from mogu.training.loop import RATE_TIMES_WIDTH, Progress
 
-EPOCHS = 20
+EPOCHS = 16
 BATCH_ROWS = 32
 BATCH_TOKENS = 12_000
 WEIGHT_DECAY = 0.3
 DROPOUT = 0.4
 """Share of the features that a row is read without in training: no probe may lean on a few."""
+
+FRAME_PENALTY = 0.01
+"""Inverse strength of the penalty on what tells an attack's frame: it must know frames of other groups too."""
 
 UNIT_DROPOUT = 0.2
 """The same of the hidden layer's units."""
@@ -39,12 +43,34 @@ class Reading:
     Attributes:
         hidden: ``(layers, tokens, features)`` float16, of root mean square 1, on the CPU.
         malicious: its label.
-        group: readings of one group are left out together, such as those of one request in several frames.
+        request: id of the request, which may stand in several frames and have several readings.
+        frame: the group of frames that it stands in, such as `persona`; empty if it stands in none.
+        attack: whether that frame is one of attacks, whatever the label.
+        reply: how many of the tokens, the last ones, are the base's reply.
     """
 
     hidden: Tensor
     malicious: bool
-    group: str = ""
+    request: str = ""
+    frame: str = ""
+    attack: bool = False
+    reply: int = 0
+
+
+class Evidence(NamedTuple):
+    """What a gate says of some readings, or of one at several places.
+
+    Attributes:
+        logit: ``(rows,)``, without the lift.
+        frame: ``(rows,)``, the probability of an attack's frame, 0 to 1.
+    """
+
+    logit: np.ndarray
+    frame: np.ndarray
+
+    def lifted(self, lift: float) -> np.ndarray:
+        """The logits with a lift."""
+        return self.logit + lift * self.frame
 
 
 def fit_gate(
@@ -79,7 +105,26 @@ def fit_gate(
             # The probe learned on standardised features; folded, it reads them as they are.
             probe.inner.div_(spread.to(device))
             probe.inner_bias.sub_(probe.inner @ mean.to(device))
+    _fit_frame(gate, readings)
     return gate
+
+
+@torch.no_grad()
+def _fit_frame(gate: Gate, readings: Sequence[Reading]) -> None:
+    """Teach the gate what an attack's frame looks like, from the mean states of all layers."""
+    attack = np.array([reading.attack for reading in readings])
+    if attack.all() or not attack.any():
+        gate.frame_bias.fill_(float("inf") if attack.all() else float("-inf"))
+        return
+    means = np.stack([reading.hidden.float().mean(1).flatten().numpy() for reading in readings])
+    centre, spread = means.mean(0), means.std(0) + 1e-6
+    fit = LogisticRegression(C=FRAME_PENALTY, max_iter=300, class_weight="balanced")
+    fit.fit((means - centre) / spread, attack)
+    weights = fit.coef_[0] / spread
+    for probe, part in zip(gate.probes, np.split(weights, len(gate.layers)), strict=True):
+        assert isinstance(probe, Probe)
+        probe.frame.copy_(torch.from_numpy(part))
+    gate.frame_bias.fill_(float(fit.intercept_[0] - weights @ centre))
 
 
 @dataclass
@@ -105,7 +150,10 @@ def _fit_probe(
             batch = batches[index]
             x = _dropped(batch.x, DROPOUT, generator)
             units = _dropped(F.gelu(F.linear(x, probe.inner, probe.inner_bias)), UNIT_DROPOUT, generator)
-            pooled = probe.pool(F.linear(units, probe.vectors, probe.offsets), batch.read)  # (rows, 4)
+            scores = F.pad(
+                F.linear(units, probe.vectors, probe.offsets), (0, 1)
+            )  # the frame's is fitted elsewhere
+            pooled = probe.pool(scores, batch.read)  # (rows, 4)
             loss = F.binary_cross_entropy_with_logits(pooled, batch.label.expand_as(pooled))
             optimizer.zero_grad()
             loss.backward()
@@ -139,17 +187,18 @@ def _batches(
 ) -> Iterator[_Batch]:
     """Batches of like lengths, standardised."""
     for rows in _by_length(readings):
-        x, read = _stacked([reading.hidden[index] for reading in rows])
+        x, read = _stacked([readings[row].hidden[index] for row in rows])
         x = torch.where(read[..., None], (x - mean) / spread, 0.0)
-        label = torch.tensor([[float(reading.malicious)] for reading in rows])
+        label = torch.tensor([[float(readings[row].malicious)] for row in rows])
         yield _Batch(x.to(device), read.to(device), label.to(device))
 
 
-def _by_length(readings: Sequence[Reading]) -> Iterator[list[Reading]]:
-    batch: list[Reading] = []
-    for reading in sorted(readings, key=lambda reading: reading.hidden.shape[1]):
-        batch.append(reading)
-        if len(batch) >= BATCH_ROWS or len(batch) * reading.hidden.shape[1] >= BATCH_TOKENS:
+def _by_length(readings: Sequence[Reading]) -> Iterator[list[int]]:
+    """Indices of readings in batches of like lengths."""
+    batch: list[int] = []
+    for row in sorted(range(len(readings)), key=lambda row: readings[row].hidden.shape[1]):
+        batch.append(row)
+        if len(batch) >= BATCH_ROWS or len(batch) * readings[row].hidden.shape[1] >= BATCH_TOKENS:
             yield batch
             batch = []
     if batch:
@@ -164,29 +213,44 @@ def _stacked(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def gate_logits(gate: Gate, readings: Sequence[Reading]) -> np.ndarray:
-    """``(readings,)``, the gate's logits."""
+def evidence_of(gate: Gate, readings: Sequence[Reading]) -> Evidence:
+    """What the gate says of some readings, in their order."""
     device = gate.bias.device
-    logits = {}
+    logit, frame = np.zeros(len(readings)), np.zeros(len(readings))
     for rows in _by_length(readings):
         layers = []
         for index in range(len(gate.layers)):
-            x, read = _stacked([reading.hidden[index] for reading in rows])
+            x, read = _stacked([readings[row].hidden[index] for row in rows])
             layers.append(x.to(device))
-        scores = gate(gate.token_scores(layers), read.to(device))
-        logits.update({id(row): float(score) for row, score in zip(rows, scores, strict=True)})
-    return np.array([logits[id(reading)] for reading in readings])
+        logits, frames = gate.evidence(gate.token_scores(layers), read.to(device))
+        logit[rows], frame[rows] = logits.cpu().numpy(), frames.cpu().numpy()
+    return Evidence(logit, frame)
 
 
-def out_of_fold(
+@torch.no_grad()
+def running_evidence(gate: Gate, reading: Reading) -> Evidence:
+    """``(1 + looks,)`` each, what the gate says at the prompt's end and at each look at the reply."""
+    layers = [states[None].float().to(gate.bias.device) for states in reading.hidden]
+    scores = gate.token_scores(layers)
+    prompt = scores.shape[2] - reading.reply
+    ends = [prompt, *(prompt + read for read in range(1, reading.reply + 1) if looks_at(read))]
+    everything = torch.ones(1, scores.shape[2], dtype=torch.bool, device=scores.device)
+    found = [gate.evidence(scores[:, :, :end], everything[:, :end]) for end in ends]
+    return Evidence(*(np.array([float(each) for each in part]) for part in zip(*found, strict=True)))
+
+
+def left_out(
     readings: Sequence[Reading],
     layers: Sequence[int],
     folds: int,
     seed: int,
     device: torch.device,
     progress: Progress = lambda done, total: None,
-) -> np.ndarray:
-    """``(readings,)``, logits of gates that were fitted without the reading's group.
+) -> Iterator[tuple[Gate, list[int]]]:
+    """Gates that have not seen some readings, and which; over all folds each reading once.
+
+    A reading in a frame goes to a gate that has seen no frame of that group: attacks of a kind that training never
+    saw. No gate has seen the request of a reading that it is for, in whatever frame.
 
     Args:
         readings: as for :func:`fit_gate`.
@@ -196,17 +260,44 @@ def out_of_fold(
         device: where to compute.
         progress: called after each fold.
     """
-    groups = sorted({reading.group for reading in readings})
-    random.Random(seed).shuffle(groups)
-    logits = np.zeros(len(readings))
+    rng = random.Random(seed)
+    fold_of: dict[tuple[str, str], int] = {}
+    for keys in (
+        sorted({("frame", reading.frame) for reading in readings if reading.frame}),
+        sorted({("request", reading.request) for reading in readings if not reading.frame}),
+    ):
+        rng.shuffle(keys)
+        fold_of |= {key: index % folds for index, key in enumerate(keys)}
+    places = [
+        fold_of["frame", reading.frame] if reading.frame else fold_of["request", reading.request]
+        for reading in readings
+    ]
     for fold in range(folds):
-        left_out = set(groups[fold::folds])
-        held = [index for index, reading in enumerate(readings) if reading.group in left_out]
-        rest = [reading for reading in readings if reading.group not in left_out]
-        gate = fit_gate(rest, layers, seed, device)
-        logits[held] = gate_logits(gate, [readings[index] for index in held])
+        held = [index for index, place in enumerate(places) if place == fold]
+        unseen = {readings[index].request for index in held}
+        rest = [
+            reading
+            for reading, place in zip(readings, places, strict=True)
+            if place != fold and reading.request not in unseen
+        ]
+        yield fit_gate(rest, layers, seed, device), held
         progress(fold + 1, folds)
-    return logits
+
+
+def likeness_to_others(readings: Sequence[Reading], frame: str) -> float | None:
+    """How near the malicious readings in frames of a group come to malicious ones outside of it.
+
+    Returns:
+        The median cosine similarity, -1 to 1, of the first layer's mean state to its nearest neighbour's, both less the
+        mean of all: near 1, the group is a copy of what training has seen. None without rows on both sides.
+    """
+    malicious = [reading for reading in readings if reading.malicious]
+    means = torch.stack([reading.hidden[0].float().mean(0) for reading in malicious])
+    unit = F.normalize(means - means.mean(0), dim=-1)
+    inside = torch.tensor([reading.frame == frame for reading in malicious])
+    if not bool(inside.any()) or bool(inside.all()):
+        return None
+    return float((unit[inside] @ unit[~inside].T).amax(1).median())
 
 
 def separability(pooled: np.ndarray, malicious: np.ndarray, seed: int) -> float:

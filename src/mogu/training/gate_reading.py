@@ -106,9 +106,16 @@ def read_conversations(
     for batch in _batches(prompts, marks, progress):
         hidden = recorder.hidden([prompts[i].ids for i in batch.rows], batch.starts, layers)
         for row, states in zip(batch.rows, hidden, strict=True):
-            request = prompts[row].request
-            kept = normalised(states.float()).half().cpu()
-            readings[row] = Reading(kept, request.label == "malicious", request.id)
+            prompt, kept = prompts[row], normalised(states.float()).half().cpu()
+            request = prompt.request
+            readings[row] = Reading(
+                kept,
+                request.label == "malicious",
+                request.id,
+                request.group,
+                attack=request.kind == "jailbreak_frame" or request.group == "noise",
+                reply=prompt.reply,
+            )
     return [readings[row] for row in range(len(prompts))]
 
 

@@ -1,10 +1,12 @@
 """Runs one stage on transformers' Trainer: order of the data, validation, checkpoints, resuming and divergence."""
 
 import json
+import logging
 import math
 import random
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +27,8 @@ from mogu.adapter.attach import Adapter
 from mogu.errors import TrainingDivergedError
 from mogu.training.settings import TrainingSettings
 from mogu.training.stage import Stage
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -55,11 +59,41 @@ class _Batches(Dataset[list[int]]):
         return self.batches[index]
 
 
+@dataclass
+class _Arguments(TrainingArguments):
+    """Arguments of a Trainer that works where the stage is, in one process on one device, however many are visible.
+
+    Left to itself it moves the stage to the first GPU, and where there are more it takes a batch for each at a time.
+
+    Attributes:
+        stage_device: such as ``cuda:1``.
+    """
+
+    stage_device: str = "cpu"
+
+    @property
+    def device(self) -> torch.device:
+        """The stage's."""
+        _ = super().device  # sets up more than it returns
+        return torch.device(self.stage_device)
+
+    @property
+    def n_gpu(self) -> int:
+        """How many devices share a step."""
+        return 1
+
+    @property
+    def place_model_on_device(self) -> bool:
+        """Whether the Trainer moves the stage."""
+        return False
+
+
 class _StageTrainer(Trainer):
     """A Trainer whose model gives the loss, and whose validation is the mean of the stage's figures."""
 
     def __init__(self, stage: Stage, *, validation: list[list[int]], **kwargs: Any) -> None:
         super().__init__(model=stage, **kwargs)
+        self.accelerator.device_placement = False  # it would move the stage by itself, and the batches
         self.stage = stage
         self.validation = validation
 
@@ -75,17 +109,12 @@ class _StageTrainer(Trainer):
         self._require_finite(float(outputs["loss"].detach()))
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
-    def _require_finite(self, loss: float) -> None:
-        if math.isfinite(loss):
-            return
-        kept = last_whole_checkpoint(Path(str(self.args.output_dir)))
-        raise TrainingDivergedError(
-            f"the loss became {loss} at step {self.state.global_step}; try a smaller variant_learning_rate or "
-            f"router_learning_rate, or dtype float32. {f'The last good state is in {kept}' if kept else ''}".rstrip()
-        )
+    def figures(self) -> dict[str, float]:
+        """The stage's figures on the validation examples, each the mean over batches weighed by their size.
 
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """The stage's figures on the validation examples, each the mean over batches weighed by their size."""
+        Raises:
+            TrainingDivergedError: if the loss is not a number.
+        """
         sums: dict[str, float] = {}
         with torch.no_grad():
             for batch in self.validation:
@@ -93,10 +122,31 @@ class _StageTrainer(Trainer):
                     sums[name] = sums.get(name, 0.0) + float(figure) * len(batch)
         count = sum(map(len, self.validation))
         metrics = {f"eval_{name}": value / count for name, value in sums.items()}
-        self._require_finite(metrics["eval_loss"])  # before the checkpoint that follows is written
+        self._require_finite(metrics["eval_loss"])
+        return metrics
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """The figures, logged; they are taken before the checkpoint that follows is written."""
+        metrics = self.figures()
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def diverged(self, what: str) -> TrainingDivergedError:
+        """An error that says what happened, what to try, and what must be removed for that."""
+        folder = Path(str(self.args.output_dir))
+        return TrainingDivergedError(
+            f"training of {folder.name} diverged: {what}. Try a smaller variant_learning_rate or "
+            f"router_learning_rate, or dtype float32; before that, remove {folder.parent}: it holds the unfinished "
+            "work, from which other settings cannot go on."
+        )
+
+    def _require_finite(self, loss: float) -> None:
+        if math.isfinite(loss):
+            return
+        error = self.diverged(f"the loss became {loss} at step {self.state.global_step}")
+        kept = last_whole_checkpoint(Path(str(self.args.output_dir)))
+        raise TrainingDivergedError(f"{error} The last good state is in {kept}") if kept else error
 
 
 class _ReportSteps(TrainerCallback):
@@ -123,24 +173,26 @@ def train_stage(
     """Train the stage's parts in place and leave them as they were at the best validation.
 
     The learning rate falls linearly to 0. Validation is evenly spread; the checkpoint with the lowest validation
-    figure that the stage names is kept. A run that was killed goes on from its last whole checkpoint, to the same
-    result.
+    figure that the stage names is kept. Where none is lower than before training, a stage that may keeps its parts
+    as they were then, and for another that is a divergence. A run that was killed goes on from its last whole
+    checkpoint, to the same result.
 
     Args:
-        stage: what to train.
+        stage: what to train; its parts are those to begin with, in a run that goes on as well.
         training: indices of its training examples.
         validation: indices of its validation examples.
         epochs: passes over the training examples.
         learning_rate: at the start.
         settings: batch size, number of evaluations, seed.
-        folder: where checkpoints lie.
+        folder: where checkpoints lie, named after the stage, in the folder of unfinished work.
         progress: called after each step.
 
     Returns:
-        ``history``: the validation figures by step; ``best_step``.
+        ``start``: the validation figures before training; ``history``: those by step; ``best_step``: the step whose
+        parts are kept, 0 for those before training; ``steps``: how many there were.
 
     Raises:
-        TrainingDivergedError: if the loss is not a number.
+        TrainingDivergedError: if the loss is not a number, or no validation is better than before training.
     """
     lengths = {index: len(stage.examples[index].prompt) for index in (*training, *validation)}
     order = [batch for epoch in range(epochs) for batch in _epoch(training, lengths, settings, epoch)]
@@ -148,7 +200,7 @@ def train_stage(
     every = max(1, steps // settings.evaluations)
     figure = f"eval_{stage.figure}"
     device = next(stage.parameters()).device
-    arguments = TrainingArguments(
+    arguments = _Arguments(
         # Checkpoints name the best of them by its path.
         output_dir=str(folder.resolve()),
         num_train_epochs=1,
@@ -173,6 +225,7 @@ def train_stage(
         dataloader_pin_memory=False,
         remove_unused_columns=False,
         use_cpu=device.type == "cpu",
+        stage_device=str(device),
     )
     batches = batches_of(sorted(validation, key=lengths.__getitem__), settings.batch_size)
     for parameter in stage.parameters():
@@ -187,11 +240,25 @@ def train_stage(
         callbacks=[_ReportSteps(progress)],
     )
     trainer.remove_callback(PrinterCallback)
+    # A checkpoint is read after this, so that a run that goes on starts from the same parts and figures.
+    start = trainer.figures()
+    untrained = {name: value.clone() for name, value in stage.state_dict().items()}
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
+    best, best_step = trainer.state.best_metric, trainer.state.best_global_step
+    assert best is not None
+    if not best < start[figure]:  # not a number is not better either
+        found = f"{figure} was {start[figure]:.4g} before training and {best:.4g} at best after"
+        if not stage.may_keep_start:
+            raise trainer.diverged(f"no validation was better than before the first step ({found})")
+        log.warning(
+            "training has not made the %s better (%s): they are kept as they were", folder.name, found
+        )
+        stage.load_state_dict(untrained)
+        best_step = 0
     for parameter in stage.parameters():
         parameter.requires_grad_(False)
     history = [entry for entry in trainer.state.log_history if figure in entry]
-    return {"history": history, "best_step": trainer.state.best_global_step, "steps": steps}
+    return {"start": start, "history": history, "best_step": best_step, "steps": steps}
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:

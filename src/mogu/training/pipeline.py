@@ -3,21 +3,21 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
 from mogu.adapter.attach import attach, upper_layers
-from mogu.adapter.config import AdapterConfig, PartName, package_versions
+from mogu.adapter.config import AdapterConfig, DataSource, PartName, package_versions
 from mogu.adapter.folder import check_target, save_adapter
 from mogu.adapter.router import Router
 from mogu.corpus import corpus_requests
 from mogu.data.mixture import mixture
 from mogu.data.pairs import balanced, wrap_share
-from mogu.data.requests import Label, Request, Split
-from mogu.data.sources import read_requests
+from mogu.data.requests import Label, Request, Split, sha256_of
+from mogu.data.sources import read_requests, source_name
 from mogu.errors import MoguError
 from mogu.files import write_atomic
 from mogu.models import LoadedModel, Projection, find_projections, load_model
@@ -79,7 +79,8 @@ def train(
             chat_template=chat_template,
             trust_remote_code=trust_remote_code,
         )
-    return train_loaded(loaded, output, settings, requests, run, projection)
+    data = _data_sources(requests, {"malicious": malicious, "benign": benign})
+    return train_loaded(loaded, output, settings, requests, data, run, projection)
 
 
 def train_loaded(
@@ -87,6 +88,7 @@ def train_loaded(
     output: Path,
     settings: TrainingSettings,
     requests: dict[str, list[Request]],
+    data: list[DataSource],
     run: Run,
     projection: str | None = None,
 ) -> Path:
@@ -127,6 +129,7 @@ def train_loaded(
             routed_tokens=settings.routed_tokens,
             routed_prompt_tokens=settings.routed_prompt_tokens,
             gate=gate,
+            data=data,
             training=settings.model_dump(),
             dtype=str(loaded.model.dtype).removeprefix("torch."),
             projection=projection,
@@ -165,6 +168,26 @@ def _requests(
             picked = balanced(available, counts[label], settings.seed)
             chosen += wrap_share(picked, settings.wrapped_share, split, settings.seed)
     return chosen
+
+
+def _data_sources(requests: dict[str, list[Request]], given: Mapping[Label, str | None]) -> list[DataSource]:
+    """What the requests of all splits are, by label and source.
+
+    Args:
+        requests: by split.
+        given: the user's source of each label; None for the corpus.
+    """
+    grouped: dict[tuple[Label, str], list[Request]] = {}
+    for request in (row for rows in requests.values() for row in rows):
+        source = given[request.label]
+        # The mixture adds conversations and documents of the corpus to the user's own requests.
+        own = source is not None and request.id.startswith((f"{source}:", f"{source} row "))
+        name = source_name(source) if source is not None and own else "corpus"
+        grouped.setdefault((request.label, name), []).append(request)
+    return [
+        DataSource(label=label, source=name, sha256=sha256_of(rows), rows=len(rows))
+        for (label, name), rows in sorted(grouped.items(), reverse=True)
+    ]
 
 
 def _claim(

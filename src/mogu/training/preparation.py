@@ -24,10 +24,17 @@ T = TypeVar("T")
 
 
 class Prompt(NamedTuple):
-    """A request and its token ids up to where the reply begins."""
+    """A request and its token ids up to where the reply begins, or on into the reply.
+
+    Attributes:
+        request: the request.
+        ids: its token ids.
+        reply: how many of them, the last ones, are the base's reply.
+    """
 
     request: Request
     ids: list[int]
+    reply: int = 0
 
 
 def encode_requests(tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request]) -> list[Prompt]:
@@ -80,6 +87,8 @@ def base_replies(
     replies: dict[str, list[int]] = {row["id"]: row["ids"] for row in read_grown_jsonl(kept)}
     ordered = sorted(prompts, key=lambda prompt: len(prompt.ids))
     end = model.generation_config.eos_token_id
+    if end is None:  # some models have no generation config, or one that leaves it out
+        end = tokenizer.eos_token_id
     ends = set(end) if isinstance(end, list) else {end}
     for start in range(0, len(ordered), batch_size):
         batch = ordered[start : start + batch_size]
@@ -94,6 +103,7 @@ def base_replies(
             temperature=None,
             top_p=None,
             top_k=None,
+            eos_token_id=end,
             pad_token_id=tokenizer.pad_token_id,
         )[:, beginning.input_ids.shape[1] :]
         with kept.open("a", encoding="utf-8") as file:
@@ -111,8 +121,25 @@ BEGUN_TOKENS = {"start": (0, 0), "opener": (1, 8), "middle": (9, 64)}
 PLACES = ("start", "opener", "start", "middle")
 """Where each request's refusal begins, in turn."""
 
-REPLY_BATCH = 32
+REPLY_BATCH = 48
 """Prompts at a time when the base writes its own replies: decoding gains more from large batches than training."""
+
+
+class BegunReply(NamedTuple):
+    """The base's own reply to a prompt, and how much of it stands when a refusal begins.
+
+    Attributes:
+        ids: token ids of the reply, without an end token; empty if the refusal begins at once.
+        begun: how many of them stand before the refusal.
+    """
+
+    ids: list[int]
+    begun: int
+
+    @property
+    def said(self) -> list[int]:
+        """What stands before the refusal."""
+        return self.ids[: self.begun]
 
 
 def begun_replies(
@@ -122,42 +149,43 @@ def begun_replies(
     settings: TrainingSettings,
     work: Path,
     progress: Progress,
-) -> list[list[int]]:
+) -> list[BegunReply]:
     """What the base has already said when the refusal of each prompt begins: nothing, an opener, or more.
 
     Args:
         recorder: of the base, or of the wrapped model with routing off.
         tokenizer: its tokenizer.
         prompts: of both labels.
-        settings: the seed.
+        settings: the seed, and how much of a reply the gate reads.
         work: a folder that takes the base's replies as they are done.
         progress: called after each batch.
 
     Returns:
-        For each prompt the token ids, without an end token.
+        The replies, in the order of the prompts: long ones where the refusal begins in the middle.
     """
     rng = random.Random(settings.seed)
     places = [PLACES[index % len(PLACES)] for index in range(len(prompts))]
-    begun: list[list[int]] = [[] for _ in prompts]
+    replies = [BegunReply([], 0) for _ in prompts]
     waiting = {place: [i for i, at in enumerate(places) if at == place] for place in ("opener", "middle")}
     done, total = 0, sum(map(len, waiting.values()))
     for place, rows in waiting.items():
         least, most = BEGUN_TOKENS[place]
-        replies = base_replies(
+        longest = max(most, settings.read_reply_tokens or 0) if place == "middle" else most
+        written = base_replies(
             recorder,
             tokenizer,
             # One request may stand in several frames, all under its id.
             [Prompt(replace(prompts[row].request, id=str(row)), prompts[row].ids) for row in rows],
-            most,
+            longest,
             REPLY_BATCH,
             work / f"replies-{place}.jsonl",
             lambda some, _, done=done: progress(done + some, total),  # type: ignore[misc]
         )
         done += len(rows)
         for row in rows:
-            reply = replies[str(row)][:-1]  # the last token may be the end
-            begun[row] = reply[: rng.randint(least, most)]
-    return begun
+            reply = written[str(row)][:-1]  # the last token may be the end
+            replies[row] = BegunReply(reply, min(len(reply), rng.randint(least, most)))
+    return replies
 
 
 @torch.no_grad()
@@ -165,7 +193,7 @@ def record_refusals(
     recorder: Recorder,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
-    begun: Sequence[list[int]],
+    begun: Sequence[BegunReply],
     break_ids: list[int],
     settings: TrainingSettings,
     progress: Progress,
@@ -176,13 +204,14 @@ def record_refusals(
         recorder: of the wrapped model, with routing off.
         tokenizer: encodes refusals.
         prompts: of both labels.
-        begun: token ids of what the base has said.
+        begun: what the base has said.
         break_ids: what stands between that and the refusal.
         settings: the seed of the wordings, the batch size.
         progress: called after each batch.
     """
     heads, refusals = [], []
-    for prompt, said in zip(prompts, begun, strict=True):
+    for prompt, reply in zip(prompts, begun, strict=True):
+        said = reply.said
         rng = random.Random(f"{settings.seed}/{prompt.request.id}/{prompt.request.text}")
         refusal = [*_encode(tokenizer, refusal_to(prompt.request, rng)), tokenizer.eos_token_id]
         heads.append([*prompt.ids, *said])

@@ -1,5 +1,6 @@
 """Sequence routing: the safe variant, trained where it acts, and the gate that says when."""
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -11,11 +12,25 @@ from mogu.adapter.attach import Adapter, new_gate
 from mogu.adapter.config import GateConfig
 from mogu.corpus import corpus_refusals
 from mogu.models import LoadedModel
-from mogu.training.gate_calibration import apply_calibration, calibrate_gate, is_look_alike
-from mogu.training.gate_fit import fit_gate, out_of_fold
+from mogu.training.gate_calibration import (
+    apply_calibration,
+    budgets_of,
+    calibrate_gate,
+    calibrate_replies,
+    figures_by_kind,
+    row_group,
+)
+from mogu.training.gate_fit import Evidence, evidence_of, fit_gate, left_out, running_evidence
 from mogu.training.gate_reading import choose_layers, read_conversations
 from mogu.training.loop import rate_at_width
-from mogu.training.preparation import Prompt, begun_replies, first_of_each_label, record_refusals
+from mogu.training.preparation import (
+    BEGUN_TOKENS,
+    BegunReply,
+    Prompt,
+    begun_replies,
+    first_of_each_label,
+    record_refusals,
+)
 from mogu.training.recording import Recorder
 from mogu.training.run import Run
 from mogu.training.settings import TrainingSettings
@@ -33,6 +48,9 @@ LONGEST_PROMPT = 256
 
 SAFE_VALIDATION = 16
 """Validation requests of each label on which the safe variant's checkpoint is chosen."""
+
+SEPARATED = 64
+"""Validation requests of each label on which layers are chosen."""
 
 FOLDS = 3
 """Gates that are fitted for calibration, each without a part of the rows."""
@@ -72,6 +90,7 @@ def train_sequence_routing(
     """
     training, validation = list(prompts[:count]), list(prompts[count:])
     marks = TurnMarks.of(loaded.tokenizer)
+    rng = random.Random(settings.seed)
     break_ids = loaded.tokenizer(PARAGRAPH, add_special_tokens=False)["input_ids"]
     learned = _some_of_each_label(training, settings.variant_requests)
     watched = _some_of_each_label(validation, SAFE_VALIDATION)
@@ -91,19 +110,16 @@ def train_sequence_routing(
             settings.variant_epochs,
             settings.variant_learning_rate or rate_at_width(adapter),
         )
-    # The gate must see through openers too, whoever wrote them.
-    opened = [
-        Prompt(prompt.request, [*prompt.ids, *said])
-        for prompt, said in zip([*learned, *watched], begun, strict=True)
-        if said
-    ]
+    opened = [_opened(prompt, reply, rng) for prompt, reply in zip([*learned, *watched], begun, strict=True)]
     metrics["gate"] = _train_gate(
-        adapter, recorder, marks, [*training, *validation, *opened], validation, settings, run
+        adapter, recorder, marks, [*training, *validation, *filter(None, opened)], validation, settings, run
     )
     assert adapter.gate is not None
+    reply = metrics["gate"].get("reply")
     config = GateConfig(
         layers=list(adapter.gate.layers),
         threshold=metrics["gate"]["threshold"],
+        reply_threshold=reply and reply["threshold"],
         marks=marks,
         break_ids=break_ids,
         refusal_starts=refusal_starts(loaded),
@@ -126,6 +142,18 @@ def refusal_starts(loaded: LoadedModel) -> list[int]:
                 first[encoding["input_ids"][0]] += 1
         starts |= {token for token, times in first.items() if times >= COMMON_START * len(texts)}
     return sorted(starts)
+
+
+def _opened(prompt: Prompt, reply: BegunReply, rng: random.Random) -> Prompt | None:
+    """The prompt with the beginning of its reply, which the gate must see through whoever wrote it.
+
+    A benign reply is read to where it ends: it says how often the gate is wrong by then.
+    """
+    if not reply.ids:
+        return None
+    malicious = prompt.request.label == "malicious"
+    length = rng.randint(reply.begun, len(reply.ids)) if malicious else len(reply.ids)
+    return Prompt(prompt.request, [*prompt.ids, *reply.ids[:length]], length)
 
 
 def _some_of_each_label(prompts: list[Prompt], most: int | None) -> list[Prompt]:
@@ -151,24 +179,39 @@ def _train_gate(
         return facts["metrics"]
     with run.stage("choose layers") as step:
         direct = [prompt for prompt in validation if not prompt.request.group]
+        direct = first_of_each_label(direct, lambda prompt: prompt.request.label == "malicious", SEPARATED)
         layers, separable = choose_layers(recorder, marks, direct, settings.seed, step)
     with run.stage("read conversations") as step:
         readings = read_conversations(recorder, marks, rows, layers, step)
-    malicious = np.array([reading.malicious for reading in readings])
-    assert settings.benign_refusal_budget is not None  # the settings see to it
+    requests = [prompt.request for prompt in rows]
+    groups, budgets = [row_group(request) for request in requests], budgets_of(settings)
+    evidence = Evidence(np.zeros(len(readings)), np.zeros(len(readings)))
+    running: dict[int, Evidence] = {}  # of the benign rows whose replies are read
     with run.stage("calibrate") as step:
-        logits = out_of_fold(readings, layers, FOLDS, settings.seed, device, step)
-        calibration = calibrate_gate(
-            logits,
-            malicious,
-            is_look_alike([prompt.request.kind for prompt in rows], malicious),
-            settings.benign_refusal_budget,
-            settings.look_alike_refusal_budget,
+        for unknowing, held in left_out(readings, layers, FOLDS, settings.seed, device, step):
+            found = evidence_of(unknowing, [readings[row] for row in held])
+            evidence.logit[held], evidence.frame[held] = found
+            if settings.read_reply_tokens is not None:
+                running |= {
+                    row: running_evidence(unknowing, readings[row])
+                    for row in held
+                    if readings[row].reply > BEGUN_TOKENS["opener"][1] and not readings[row].malicious
+                }
+        calibration = calibrate_gate(evidence, groups, budgets)
+    figures = calibration.figures | figures_by_kind(
+        calibration.probability(evidence) >= calibration.threshold, readings, requests
+    )
+    if running:
+        figures["reply"] = calibrate_replies(
+            [calibration.probability(row) for row in running.values()],
+            [groups[row] for row in running],
+            budgets,
+            calibration.threshold,
         )
     with run.stage("fit gate") as step:
         gate = fit_gate(readings, layers, settings.seed, device, step)
         apply_calibration(gate, calibration)
     adapter.gate = gate
-    metrics = {"separability": separable, **calibration.figures}
+    metrics = {"separability": separable, **figures}
     run.keep("gate", gate, {"layers": layers, "metrics": metrics})
     return metrics

@@ -19,10 +19,10 @@ class TrainingSettings(BaseModel):
     )
 
     # Data.
-    malicious_requests: int = Field(950, ge=8, description="malicious requests trained on (paper: 300)")
-    benign_requests: int = Field(1000, ge=8, description="benign requests trained on (paper: 300)")
+    malicious_requests: int = Field(1400, ge=8, description="malicious requests trained on (paper: 300)")
+    benign_requests: int = Field(1500, ge=8, description="benign requests trained on (paper: 300)")
     variant_requests: int | None = Field(
-        160,
+        128,
         ge=8,
         description="of each label, those that the variants learn from; null: all (paper). Routers use all",
     )
@@ -73,8 +73,10 @@ class TrainingSettings(BaseModel):
     router_learning_rate: float | None = Field(
         None, gt=0, description="of the routers; null: 1.152 / width of the layer (paper: 5e-4)"
     )
-    router_loss_weight: float = Field(
-        2.0, ge=0, description="lambda, the weight of the router loss (paper: 2)"
+    router_loss_weight: float | None = Field(
+        None,
+        ge=0,
+        description="token routing: lambda, the weight of the router loss; null: chosen on validation (paper: 2)",
     )
     weigh_by_kind: bool = Field(
         True,
@@ -91,6 +93,18 @@ class TrainingSettings(BaseModel):
     )
     look_alike_refusal_budget: float = Field(
         0.05, ge=0, le=1, description="sequence routing: share of benign look-alikes that may be refused"
+    )
+    framed_refusal_budget: float = Field(
+        0.15,
+        ge=0,
+        le=1,
+        description="sequence routing: share of benign requests in jailbreak frames that may be refused",
+    )
+    read_reply_tokens: int | None = Field(
+        64,
+        ge=8,
+        description="sequence routing: tokens of the base's replies on which the gate learns to read them, and over "
+        "which the budgets hold; null: it reads prompts only",
     )
 
     # Loop.
@@ -122,6 +136,8 @@ class TrainingSettings(BaseModel):
             raise ValueError("routing='token' needs routed_tokens: try 24, or 5 as in the paper")
         elif self.routed_prompt_tokens == 0:
             raise ValueError("routing='token' needs routed_prompt_tokens of 1 or more: the last one decides")
+        elif self.router_loss_weight is None and self.benign_refusal_budget is None:
+            raise ValueError("router_loss_weight is chosen within benign_refusal_budget: give one of the two")
         return self
 
     @classmethod
@@ -164,9 +180,18 @@ PRESETS: dict[str, dict[str, object]] = {
         "router_form": "paper",
         "router_start": "random",
         "router_learning_rate": 5e-4,
+        "router_loss_weight": 2.0,
         "weigh_by_kind": False,
         "benign_refusal_budget": None,
         "batch_size": 8,
+    },
+    # The default's method on all that the corpus has; about three times its time.
+    "full": {
+        "malicious_requests": 2400,
+        "benign_requests": 2700,
+        "variant_requests": 320,
+        "validation_requests": 240,
+        "read_reply_tokens": 256,
     },
     # What CI affords twice: the default's method on a quarter of the data.
     "quick": {
@@ -174,6 +199,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "benign_requests": 260,
         "variant_requests": 64,
         "validation_requests": 48,
+        "read_reply_tokens": 32,
         "batch_size": 8,
         "evaluations": 2,
     },

@@ -6,17 +6,19 @@ take from :mod:`mogu.training.losses`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import NamedTuple
+from itertools import dropwhile
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mogu.adapter.attach import Adapter
-from mogu.adapter.layer import SAFE, USABLE, Routing
+from mogu.adapter.layer import SAFE, USABLE, RoutedProjection, Routing
 from mogu.models import decoder_layers
 from mogu.training.losses import NOT_A_TARGET, disposition_loss, reply_cross_entropy, router_loss
 from mogu.training.recording import PrefixLayout, Record, Recorder, suffix_inputs
@@ -103,6 +105,11 @@ class Stage(nn.Module, ABC):
     figure = "loss"
     """The figure whose lowest validation picks the checkpoint."""
 
+    @property
+    def may_keep_start(self) -> bool:
+        """Whether the parts will do as they are before training, where training makes them no better."""
+        return False
+
     @staticmethod
     @abstractmethod
     def trained(layer: nn.Module) -> nn.Module:
@@ -177,23 +184,38 @@ class Stage(nn.Module, ABC):
 
 @contextmanager
 def gradient_checkpointing(adapter: Adapter) -> Iterator[None]:
-    """Within it, the backward pass computes the activations of the decoder layers again, and none are kept."""
+    """Within it, the backward pass computes the activations of the decoder layers again, and none are kept.
+
+    The base stays in eval mode. transformers' own checkpointing asks for train mode, in which several families (OPT,
+    XGLM, BLOOM, Falcon) drop out activations.
+    """
+    routing = adapter.routing
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         # By then the routing is off, or that of another forward.
-        routing = adapter.routing
         return nullcontext(), _routed_as(routing, routing.routed, routing.weights)
 
-    adapter.model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
-    layers = decoder_layers(adapter.model)
+    def checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if not torch.is_grad_enabled():
+                return forward(*args, **kwargs)
+            return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+        return run
+
+    # Not those below the first routed layer: no gradient reaches them, and the recorder puts itself in their place.
+    layers = [*dropwhile(lambda layer: not _is_routed(layer), decoder_layers(adapter.model))]
     for layer in layers:
-        layer.training = True  # the flag that checkpointing asks; dropout below it stays off
+        layer.forward = checkpointed(layer.forward)
     try:
         yield
     finally:
         for layer in layers:
-            layer.training = False
-        adapter.model.gradient_checkpointing_disable()
+            del layer.forward
+
+
+def _is_routed(layer: nn.Module) -> bool:
+    return any(isinstance(module, RoutedProjection) for module in layer.modules())
 
 
 @contextmanager
@@ -260,6 +282,11 @@ class UsableStage(VariantStage):
 class RouterStage(Stage):
     """The routers: refusals to malicious requests, the base's replies to benign ones (paper, section 2)."""
 
+    @property
+    def may_keep_start(self) -> bool:
+        """Whether they began at a fit, which may be as good as they get."""
+        return self.settings.router_start == "fit"
+
     @staticmethod
     def trained(layer: nn.Module) -> nn.Module:
         """The layer's router."""
@@ -274,8 +301,10 @@ class RouterStage(Stage):
         distance = self.settings.router_distance
         apart = router_loss(reading.weights, malicious, reading.routed, distance, importance)
         target = (importance * reading.cross_entropy).sum() / importance.sum()
+        weight = self.settings.router_loss_weight
+        assert weight is not None  # one that is chosen by rule is in the settings by now
         return {
-            "loss": target + self.settings.router_loss_weight * apart,
+            "loss": target + weight * apart,
             "target": target.detach(),
             "apart": apart.detach(),
         }

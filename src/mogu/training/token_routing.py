@@ -3,11 +3,13 @@
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from mogu.adapter.attach import Adapter
 from mogu.models import LoadedModel
-from mogu.training.calibration import calibrate
+from mogu.training.calibration import OperatingPoint, calibrate, choose_weight
 from mogu.training.loop import rate_at_width
 from mogu.training.preparation import (
     REPLY_BATCH,
@@ -29,6 +31,9 @@ from mogu.training.stage import (
 )
 
 log = logging.getLogger(__name__)
+
+ROUTER_LOSS_WEIGHTS = (1.0, 2.0, 4.0)
+"""Candidates of lambda, the weight of the router loss, where the settings leave it to validation."""
 
 
 def train_token_routing(
@@ -77,12 +82,12 @@ def _train_stages(
     """Train the parts one after the other on the first ``count`` examples; the others are for validation."""
     training, validation = list(range(count)), list(range(count, len(examples)))
     learned = first_of_each_label(training, lambda row: examples[row].malicious, settings.variant_requests)
-    routers = RouterStage(adapter, recorder, examples, settings)
-    metrics: dict[str, Any] = {}
-    if settings.router_start == "fit" and not run.finished("routers"):
+    candidates = _candidates(adapter, recorder, examples, settings)
+    if settings.router_start == "fit" and not all(run.finished(each.name) for each in candidates):
         with run.stage("fit routers") as step:
-            fit_routers(adapter, routers, training, step)
+            fit_routers(adapter, candidates[0].stage, training, step)
     variants = {"safe": SafeStage, "usable": UsableStage}
+    metrics: dict[str, Any] = {}
     for name, kind in variants.items():
         stage = kind(adapter, recorder, examples, settings)
         metrics[name] = run.train(
@@ -93,24 +98,117 @@ def _train_stages(
             settings.variant_epochs,
             settings.variant_learning_rate or rate_at_width(adapter),
         )
-    metrics["routers"] = run.train(
-        "routers",
-        routers,
+    # The stages of all candidates hold the same routers.
+    start = _copy_of(candidates[0].stage)
+    trained = []
+    for candidate in candidates:
+        candidate.stage.load_state_dict(start)
+        trained.append(_train_routers(adapter, candidate, training, validation, run))
+    best = _best(trained, settings)
+    best.candidate.stage.load_state_dict(best.state)
+    return metrics | _router_metrics(best, trained, settings)
+
+
+class _Candidate(NamedTuple):
+    """What trains the routers with one lambda.
+
+    Attributes:
+        weight: lambda.
+        name: of the stage that trains them.
+        calibration: name of the stage that calibrates them.
+        stage: whose settings have this lambda.
+    """
+
+    weight: float
+    name: str
+    calibration: str
+    stage: RouterStage
+
+
+class _Trained(NamedTuple):
+    """Routers that were trained with one lambda.
+
+    Attributes:
+        candidate: how.
+        state: their tensors, at the operating point.
+        metrics: of their training.
+        points: all operating points, theirs first; none without a budget.
+    """
+
+    candidate: _Candidate
+    state: dict[str, Tensor]
+    metrics: dict[str, Any]
+    points: list[OperatingPoint]
+
+
+def _candidates(
+    adapter: Adapter, recorder: Recorder, examples: list[Example], settings: TrainingSettings
+) -> list[_Candidate]:
+    """The lambda of the settings alone, or each of the table."""
+    given = settings.router_loss_weight
+    candidates = []
+    for weight in ROUTER_LOSS_WEIGHTS if given is None else (given,):
+        suffix = f"-{weight:g}" if given is None else ""
+        own = settings.model_copy(update={"router_loss_weight": weight})
+        stage = RouterStage(adapter, recorder, examples, own)
+        candidates.append(_Candidate(weight, f"routers{suffix}", f"calibrate{suffix}", stage))
+    return candidates
+
+
+def _train_routers(
+    adapter: Adapter, candidate: _Candidate, training: list[int], validation: list[int], run: Run
+) -> _Trained:
+    """Train the routers from where they are, and shift them to their operating point where there is a budget."""
+    stage, settings = candidate.stage, candidate.stage.settings
+    metrics = run.train(
+        candidate.name,
+        stage,
         training,
         validation,
         settings.router_epochs,
         settings.router_learning_rate or rate_at_width(adapter),
     )
-    if settings.benign_refusal_budget is None:
+    points: list[OperatingPoint] = []
+    if settings.benign_refusal_budget is not None:
+        with run.stage(candidate.calibration) as step:
+            points = calibrate(adapter, stage, validation, settings.benign_refusal_budget, step)
+    return _Trained(candidate, _copy_of(stage), metrics, points)
+
+
+def _copy_of(stage: RouterStage) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in stage.state_dict().items()}
+
+
+def _best(trained: Sequence[_Trained], settings: TrainingSettings) -> _Trained:
+    if settings.router_loss_weight is not None:
+        (only,) = trained
+        return only
+    assert settings.benign_refusal_budget is not None  # the settings see to it
+    by_weight = {each.candidate.weight: each for each in trained}
+    points = {weight: each.points[0] for weight, each in by_weight.items()}
+    return by_weight[choose_weight(points, settings.benign_refusal_budget)]
+
+
+def _router_metrics(
+    best: _Trained, trained: Sequence[_Trained], settings: TrainingSettings
+) -> dict[str, Any]:
+    """What is told of the routers that were kept and, where lambda was chosen, of those that were not."""
+    metrics: dict[str, Any] = {"routers": best.metrics}
+    budget = settings.benign_refusal_budget
+    if budget is None:
         return metrics
-    with run.stage("calibrate") as step:
-        best, *others = calibrate(adapter, routers, validation, settings.benign_refusal_budget, step)
-    metrics["operating_point"] = best._asdict()
-    metrics["operating_points"] = [list(point) for point in sorted([best, *others])]
-    if best.newly_refused > settings.benign_refusal_budget:
+    if settings.router_loss_weight is None:
+        metrics["router_loss_weight"] = best.candidate.weight
+        metrics["router_loss_weights"] = {
+            f"{each.candidate.weight:g}": each.points[0]._asdict() for each in trained
+        }
+    point = best.points[0]
+    metrics["operating_point"] = point._asdict()
+    metrics["operating_points"] = [list(each) for each in sorted(best.points)]
+    if point.newly_refused > budget:
         log.warning(
             "no router offset keeps newly refused benign requests within %.3f; the best gives %.3f",
-            settings.benign_refusal_budget,
-            best.newly_refused,
+            budget,
+            point.newly_refused,
         )
     return metrics

@@ -1,0 +1,127 @@
+"""`mogu calibrate`: move the thresholds of an adapter to its operator's own traffic."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mogu.cli.console import err, out
+from mogu.cli.options import Base, Device, Dtype, Folder, TrustRemoteCode, open_model
+from mogu.cli.partial import PartialFile
+from mogu.cli.progress import StageBars
+from mogu.errors import MoguError
+
+if TYPE_CHECKING:
+    from mogu.chat import Conversation
+    from mogu.generation import MoguModel
+
+
+def run(
+    folder: Folder,
+    *,
+    benign: Annotated[
+        str, typer.Option(help="Benign requests as your users write them: JSONL, CSV or a dataset id.")
+    ],
+    benign_refusal_budget: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of them that may be refused, at the prompt or later.")
+    ] = 0.01,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=8, help="Length of the replies over which the budget holds, in tokens.")
+    ] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows that are read together.")] = 32,
+    base: Base = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Set the thresholds so that at most a share of your own benign requests is refused; nothing is trained.
+
+    The base answers each request and the gate reads along. An interrupted run goes on where it was when the same
+    command is given again.
+    """
+    with err.status("Starting"):
+        from mogu.adapter.folder import read_config, save_config
+        from mogu.data.requests import sha256_of
+        from mogu.data.sources import read_requests, source_name
+        from mogu.training.gate_calibration import calibrate_traffic
+    config = read_config(folder)
+    if config.gate is None:
+        raise MoguError(f"{folder} routes token by token and has no threshold; train with the preset default")
+    requests = read_requests(benign, "benign")
+    if 0 < benign_refusal_budget * len(requests) < 1:
+        raise MoguError(
+            f"{len(requests)} requests cannot show a share of {benign_refusal_budget:g}; give at least "
+            f"{round(1 / benign_refusal_budget)}, or a larger --benign-refusal-budget"
+        )
+    partial = PartialFile(
+        folder.with_name(f"{folder.name}.calibration"),
+        {
+            "benign": sha256_of(requests),
+            "adapter": config.model_dump_json(),
+            "max-new-tokens": max_new_tokens,
+            "batch-size": batch_size,
+            "dtype": dtype,
+        },
+    )
+    if len(partial.results) < len(requests):
+        model = open_model(folder, base, device, dtype, trust_remote_code)
+        with StageBars(err) as bars:
+            _read(
+                model, [request.messages for request in requests], max_new_tokens, batch_size, partial, bars
+            )
+    rows = [partial.results[row] for row in range(len(requests))]
+    thresholds, figures = calibrate_traffic(
+        [row["prompt"] for row in rows], [row["reply"] for row in rows], benign_refusal_budget
+    )
+    before = config.gate.thresholds(None)
+    config.gate.threshold = thresholds.prompt
+    if before.reply is not None:
+        config.gate.reply_threshold = thresholds.reply
+    config.metrics["traffic"] = {
+        "source": source_name(benign),
+        "sha256": sha256_of(requests),
+        "reply_tokens": max_new_tokens,
+        **figures,
+    }
+    save_config(folder, config)
+    partial.remove()
+    _tell(f"{len(requests)} requests of {source_name(benign)}")
+    _tell(f"Threshold: {before.prompt:.4g} before, {thresholds.prompt:.4g} now")
+    if before.reply is not None:
+        _tell(f"Threshold of replies: {before.reply:.4g} before, {config.gate.reply_threshold:.4g} now")
+    low, high = figures["interval"]
+    _tell(f"Refused of them: {figures['refused']:.1%} (95% interval {low:.1%} to {high:.1%})")
+
+
+def _read(
+    model: "MoguModel",
+    talks: "list[Conversation]",
+    max_new_tokens: int,
+    batch_size: int,
+    partial: PartialFile,
+    bars: StageBars,
+) -> None:
+    """Keep what the gate says of each request at its end, and at most while the base replies."""
+    order = sorted(range(len(talks)), key=lambda row: -sum(len(turn["content"]) for turn in talks[row]))
+    bars("requests", len(partial.results), len(talks))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        if partial.results.keys() >= set(batch):
+            continue
+        # At the highest threshold the base answers, while the gate says what it would have done.
+        at_end, at_most = (
+            model.reply(
+                [talks[row] for row in batch], threshold=1.0, max_new_tokens=tokens, batch_size=len(batch)
+            )
+            for tokens in (1, max_new_tokens)
+        )
+        partial.append(
+            {
+                row: {"prompt": end.score, "reply": most.score}
+                for row, end, most in zip(batch, at_end, at_most, strict=True)
+            }
+        )
+        bars("requests", len(partial.results), len(talks))
+
+
+def _tell(line: str) -> None:
+    out.print(line, markup=False, highlight=False, soft_wrap=True)
