@@ -389,10 +389,10 @@ def test_of_lifts_that_refuse_equally_many_the_smallest_is_taken():
     for frame in (np.zeros(20), np.ones(20), np.linspace(0, 1, 20)[::-1]):
         assert calibrate_gate(Evidence(logits, frame), groups, budgets()).lift == 0
     # Here one of at least a half is needed: a malicious row in a frame lies below the benign ones.
-    logits[0], frame = -3.2, np.zeros(20)
+    logits[0], logits[-1], frame = -3.2, -2.9, np.zeros(20)
     frame[0] = 1.0
-    calibration = calibrate_gate(Evidence(logits, frame), groups, budgets(0.0))
-    assert calibration.lift == 0.5 and calibration.figures["refused"] == {"malicious": 1.0, "benign": 0.0}
+    calibration = calibrate_gate(Evidence(logits, frame), groups, budgets(0.1))
+    assert calibration.lift == 0.5 and calibration.figures["refused"] == {"malicious": 1.0, "benign": 0.1}
 
 
 def test_frames_that_are_mostly_benign_are_not_lifted():
