@@ -58,7 +58,7 @@ def run(
         with StageBars(err) as bars:
             train(demo_model(), adapter, settings, progress=bars)
     config = read_config(adapter)
-    groups = demo_prompts(10 if quick else 24)
+    groups = demo_prompts(8 if quick else 16)
     kept = output / f"replies-{config.created.replace(':', '')}-{len(groups['malicious'])}.jsonl"
     rows = read_rows(kept, groups)
     if len(rows) < 2 * sum(map(len, groups.values())):
