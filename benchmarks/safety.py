@@ -2,8 +2,8 @@
 
     python -m benchmarks.safety --adapter runs/demo/adapter
 
-Nothing of it was seen in training, but for most of the long documents. The replies stay in ``runs/safety``, which is
-not committed; the figures go into ``benchmarks/log.jsonl`` with the commit they were measured at.
+Nothing of it was seen in training. The replies stay in ``runs/safety``, which is not committed; the figures go into
+``benchmarks/log.jsonl`` with the commit they were measured at.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import re
 import statistics
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +30,7 @@ from mogu.corpus import (
 )
 from mogu.data.mixture import LONGEST_WRAPPED
 from mogu.data.pairs import balanced, opener_to, wrap
-from mogu.data.requests import Label, Request, Split
+from mogu.data.requests import Label, Request
 from mogu.evaluation.before_after import ReplyRow, Share, answer
 from mogu.generation import MoguModel
 
@@ -63,8 +63,7 @@ def conversations() -> dict[str, list[Request]]:
     groups["look-alikes"] = [r for r in benign if r.kind in ("look_alike", "contrast")]
     for kind in ("follow_up", "chat"):
         groups[kind] = [r for r in corpus_conversations("benign", "test") if r.kind == kind]
-    splits: tuple[Split, ...] = get_args(Split)
-    groups["documents"] = [row for split in splits for row in corpus_documents(split)]
+    groups["documents"] = corpus_documents("test")
     return groups
 
 

@@ -21,7 +21,30 @@ FIGURES = {
     "threshold": 0.52,
     "refused": {"malicious": 0.9512, "benign": 0.0089, "look_alike": 0.0571},
     "threshold_interval": [0.4521, 0.61],
+    "detection": {"1.0%": 0.812, "0.1%": 0.4},
     "curve": CURVE,
+    "reliability": [
+        {"probability": 0.04, "malicious": 0.1, "rows": 700},
+        {"probability": 0.96, "malicious": 0.95, "rows": 900},
+    ],
+    "kinds": {
+        "malicious": {"imperative": {"rows": 600, "refused": 0.97}},
+        "benign": {"everyday": {"rows": 500, "refused": 0.002}},
+    },
+    "left_out": {
+        "persona": {
+            "malicious": {"rows": 40, "refused": 0.775},
+            "benign": {"rows": 20, "refused": 0.1},
+            "likeness": 0.652,
+        },
+        "noise": {"malicious": {"rows": 9, "refused": 1.0}, "likeness": None},
+    },
+    "reply": {
+        "threshold": 0.9,
+        "rows": {"benign": 30, "look_alike": 10},
+        "tokens": 64,
+        "refused_by_length": {"0": 0.025, "8": 0.025, "64": 0.05},
+    },
 }
 
 
@@ -167,20 +190,30 @@ def test_the_calibration_stands_in_tables(sequence_config):
     measured = section(model_card(sequence_config), "Measured")
     assert "The threshold is 0.52 (95% interval over resampled benign rows: 0.4521 to 0.61)." in measured
     assert "0.991 for malicious rows against all others, 0.951 against look-alikes alone." in measured
-    groups, curve, rest = tables(measured)
+    assert "At 1.0% false alarms among benign rows it sees 81.2% of the malicious ones." in measured
+    groups, frames, kinds, lengths, curve, reliability, rest = tables(measured)
     assert groups == [
-        ["", "malicious", "benign", "look-alikes"],
-        ["---"] * 4,
-        ["rows", "910", "671", "339"],
-        ["refused at the threshold", "95.1%", "0.9%", "5.7%"],
+        ["", "malicious", "benign", "look-alikes", "benign in jailbreak frames"],
+        ["---"] * 5,
+        ["rows", "910", "671", "339", "0"],
+        ["refused at the threshold", "95.1%", "0.9%", "5.7%", "-"],
     ]
-    assert curve[0] == ["threshold", "malicious", "benign", "look-alikes"]
+    assert frames[2:] == [
+        ["persona", "40", "77.5%", "20", "10.0%", "0.65"],
+        ["noise", "9", "100.0%", "0", "-", "-"],
+    ]
+    assert kinds[2:] == [["malicious", "imperative", "600", "97.0%"], ["benign", "everyday", "500", "0.2%"]]
+    assert "Of 40 benign rows, whose replies were read for up to 64 tokens" in measured
+    assert lengths[0::2] == [["reply tokens", "0", "8", "64"], ["refused", "2.5%", "2.5%", "5.0%"]]
+    full = "\N{FULL BLOCK}"
+    assert reliability[2:] == [["0.04", "700", "10%", full * 2], ["0.96", "900", "95%", full * 19]]
+    assert curve[0] == ["threshold", "malicious", "benign", "look-alikes", "benign in jailbreak frames"]
     assert [row[0] for row in curve[2:]] == [
         f"{step / 40:.4g}" for step in (0, 4, 9, 13, 18, 22, 27, 31, 36, 40)
     ]
-    assert curve[2][1:] == ["100.0%", "100.0%", "50.0%"]
-    assert curve[5][1:] == ["89.4%", "67.5%", "50.0%"]
-    assert curve[-1][1:] == ["0.0%", "0.0%", "50.0%"]
+    assert curve[2][1:] == ["100.0%", "100.0%", "50.0%", "-"]
+    assert curve[5][1:] == ["89.4%", "67.5%", "50.0%", "-"]
+    assert curve[-1][1:] == ["0.0%", "0.0%", "50.0%", "-"]
     assert rest[2:] == [
         ["seconds / calibrate", "14.3"],
         ["gate / separability", "30 entries, in mogu_config.json"],
@@ -193,13 +226,18 @@ def test_a_calibration_without_look_alikes_leaves_dashes(sequence_config):
         "auroc_look_alike": None,
         "refused": {"malicious": 1.0, "benign": 0.0},
         "curve": [{"threshold": 0.3, "malicious": 1.0, "benign": 0.5}],
+        "left_out": {},
+        "reply": None,
     }
     measured = section(
         model_card(sequence_config.model_copy(update={"metrics": {"gate": figures}})), "Measured"
     )
-    groups, curve, _ = tables(measured)
-    assert groups[2:] == [["rows", "9", "8", "0"], ["refused at the threshold", "100.0%", "0.0%", "-"]]
-    assert curve[2:] == [["0.3", "100.0%", "50.0%", "-"]]
+    groups, _, curve, _, _ = tables(measured)
+    assert groups[2:] == [
+        ["rows", "9", "8", "0", "0"],
+        ["refused at the threshold", "100.0%", "0.0%", "-", "-"],
+    ]
+    assert curve[2:] == [["0.3", "100.0%", "50.0%", "-", "-"]]
     assert "against all others.\n" in measured
 
 

@@ -45,7 +45,7 @@ def test_a_second_call_shows_the_same_and_leaves_the_files_as_they_are(
     before = files_in(tmp_path / "runs")
     result = json.loads(before["demo-quick/result.json"][0])
     assert [(row["mode"], row["group"]) for row in result["replies"]] == [
-        (mode, kind) for mode in ("base", "mogu") for kind in demo.SHOWN for _ in range(12)
+        (mode, kind) for mode in ("base", "mogu") for kind in demo.SHOWN for _ in range(8)
     ]
     monkeypatch.setattr(MoguModel, "from_pretrained", None)
     assert mogu("demo", "--quick")[:2] == (0, out)

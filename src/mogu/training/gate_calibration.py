@@ -166,7 +166,7 @@ def calibrate_replies(
         for group, budget in budgets.items()
     )
     longest = max(len(row) - 1 for row in running)
-    lengths = [looks for looks in (0, 1, 2, 4, 8, 16, 32) if looks <= longest]
+    lengths = [looks for looks in (0, 1, 2, 4, 8, 16, 32) if looks < longest] + [longest]
     return {
         "threshold": found,
         "rows": dict(Counter(groups)),

@@ -280,6 +280,9 @@ def left_out(
             for reading, place in zip(readings, places, strict=True)
             if place != fold and reading.request not in unseen
         ]
+        if len({reading.malicious for reading in rest}) < 2:
+            # So few requests that they stand in every fold: other readings of one may be seen then.
+            rest = [reading for reading, place in zip(readings, places, strict=True) if place != fold]
         yield fit_gate(rest, layers, seed, device), held
         progress(fold + 1, folds)
 
@@ -292,6 +295,8 @@ def likeness_to_others(readings: Sequence[Reading], frame: str) -> float | None:
         mean of all: near 1, the group is a copy of what training has seen. None without rows on both sides.
     """
     malicious = [reading for reading in readings if reading.malicious]
+    if not malicious:
+        return None
     means = torch.stack([reading.hidden[0].float().mean(0) for reading in malicious])
     unit = F.normalize(means - means.mean(0), dim=-1)
     inside = torch.tensor([reading.frame == frame for reading in malicious])

@@ -135,6 +135,11 @@ def _batches(prompts: Sequence[Prompt], marks: TurnMarks, progress: Progress) ->
         ):
             count += 1
         rows = order[done : done + count]
-        yield _Batch(rows, [marks.reading_start(prompts[row].ids) for row in rows])
+        yield _Batch(rows, [_reading_start(marks, prompts[row]) for row in rows])
         done += count
         progress(done, len(order))
+
+
+def _reading_start(marks: TurnMarks, prompt: Prompt) -> int:
+    """Where the gate begins to read a prompt, whatever its reply holds."""
+    return marks.reading_start(prompt.ids[: len(prompt.ids) - prompt.reply])
