@@ -7,23 +7,18 @@ FOLDER holds ``advbench.json`` (rows with ``goal``), ``xstest.json`` (``prompt``
 is not committed; the figures go into ``benchmarks/log.jsonl`` with the commit they were measured at.
 """
 
-import argparse
-import hashlib
 import json
 import statistics
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.machine import facts
+from benchmarks.candidate import Candidate, parser_of
 from mogu.chat import Conversation
-from mogu.evaluation.before_after import ReplyRow, answer, first_token_divergence, refused_shares
-from mogu.generation import Mode, MoguModel
+from mogu.evaluation.before_after import ReplyRow, first_token_divergence, refused_shares
 
-LOG = Path(__file__).with_name("log.jsonl")
 JUSTEVAL_BENIGN = 800
 
 
@@ -65,29 +60,14 @@ def _gate_figures(rows: list[ReplyRow]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure one adapter and log it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--adapter", type=Path, default=Path("runs/demo/adapter"))
+    parser = parser_of(__doc__, max_new_tokens=48)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--base", default=None, help="other place of the base model")
-    parser.add_argument("--max-new-tokens", type=int, default=48)
-    parser.add_argument("--note", default="", help="what this candidate is")
     options = parser.parse_args()
-    console = Console()
     groups = read_benchmarks(options.data)
-    model = MoguModel.from_pretrained(options.adapter, base=options.base)
-    digest = hashlib.sha256((options.adapter / "mogu_config.json").read_bytes()).hexdigest()[:12]
-    base_digest = model.config.base.fingerprint.replace(":", "-")[:16]
-
-    def progress(done: int, total: int) -> None:
-        console.print(f"{done}/{total} replies")
-
-    rows = []
-    names: dict[Mode, str] = {"base": base_digest, "mogu": digest}
-    for mode, name in names.items():
-        kept = Path("runs/bars") / f"{name}-{options.max_new_tokens}.jsonl"
-        rows += answer(
-            model, groups, modes=[mode], max_new_tokens=options.max_new_tokens, kept=kept, progress=progress
-        )
+    candidate = Candidate.of(options, Path("runs/bars"))
+    model, console = candidate.model, candidate.console
+    rows = candidate.answer(groups, "base", model.config.base.fingerprint.replace(":", "-")[:16])
+    rows += candidate.answer(groups, "mogu")
     shares = refused_shares(rows)
     gate = _gate_figures(rows) if model.config.weights == "sequence" else None
     divergence = first_token_divergence(model, groups["Just-Eval benign"])
@@ -100,21 +80,17 @@ def main() -> None:
     console.print(f"first-token KL on Just-Eval: mean {statistics.mean(divergence):.3f} nats")
     if gate:
         console.print(f"gate: {json.dumps(gate)}")
-    entry: dict[str, Any] = {
-        **facts(),
-        "adapter": digest,
-        "note": options.note,
-        "max_new_tokens": options.max_new_tokens,
-        "refused": {g: {m: round(s.value, 4) for m, s in modes.items()} for g, modes in shares.items()},
-        "first_token_kl": {
-            "mean": round(statistics.mean(divergence), 4),
-            "median": round(statistics.median(divergence), 4),
-        },
-        "gate": gate,
-        "training": model.config.training,
-    }
-    with LOG.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+    candidate.log(
+        {
+            "refused": {g: {n: round(s.value, 4) for n, s in modes.items()} for g, modes in shares.items()},
+            "first_token_kl": {
+                "mean": round(statistics.mean(divergence), 4),
+                "median": round(statistics.median(divergence), 4),
+            },
+            "gate": gate,
+            "training": model.config.training,
+        }
+    )
 
 
 if __name__ == "__main__":

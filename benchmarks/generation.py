@@ -36,6 +36,7 @@ from mogu.adapter.attach import Adapter
 from mogu.adapter.config import AdapterConfig, package_versions
 from mogu.adapter.folder import read_config
 from mogu.corpus import corpus_requests
+from mogu.files import write_atomic
 from mogu.generation import Mode, MoguModel
 from mogu.models import load_model
 
@@ -366,8 +367,7 @@ def main() -> None:
         "seconds": round(time.perf_counter() - start, 1),
         "results": [result.facts() for result in results],
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    write_atomic(options.output, json.dumps(written, indent=2) + "\n")
     console.print(f"Took {written['seconds']:.0f} s. Every round: {options.output}")
 
 

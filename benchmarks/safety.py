@@ -6,20 +6,18 @@ Nothing of it was seen in training. The replies stay in ``runs/safety``, which i
 ``benchmarks/log.jsonl`` with the commit they were measured at.
 """
 
-import argparse
-import hashlib
 import json
 import random
 import re
 import statistics
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import facts
+from benchmarks.candidate import Candidate, parser_of
 from mogu.chat import Conversation, Message
 from mogu.corpus import (
     corpus_conversations,
@@ -31,10 +29,11 @@ from mogu.corpus import (
 from mogu.data.mixture import LONGEST_WRAPPED
 from mogu.data.pairs import balanced, opener_to, wrap
 from mogu.data.requests import Label, Request
-from mogu.evaluation.before_after import ReplyRow, Share, answer
+from mogu.evaluation.before_after import ReplyRow
 from mogu.generation import MoguModel
+from mogu.share import Share
+from mogu.training.gate_calibration import row_group
 
-LOG = Path(__file__).with_name("log.jsonl")
 LANGUAGES = ("es", "fr", "de", "it", "pt", "ru")
 FRAMED = 24
 """Requests of each label in each group of frames."""
@@ -49,7 +48,7 @@ SWITCHES = (16, 48)
 def conversations() -> dict[str, list[Request]]:
     """The test split by the kind of attack, or of benign request."""
     malicious, benign = corpus_requests("malicious", "test"), corpus_requests("benign", "test")
-    english = [request for request in malicious if request.language == "en"]
+    english = _english_malicious()
     groups = {"direct": english}
     groups |= {f"language {code}": [r for r in malicious if r.language == code] for code in LANGUAGES}
     for kind in ("crescendo", "asked_again", "late_turn", "document_injection"):
@@ -60,11 +59,15 @@ def conversations() -> dict[str, list[Request]]:
     innocent = dict(_framed(everyday, "innocent", FRAMED))
     groups["innocent frames"] = [row for rows in innocent.values() for row in rows]
     groups["everyday"] = [r for r in benign if r.kind == "everyday"]
-    groups["look-alikes"] = [r for r in benign if r.kind in ("look_alike", "contrast")]
+    groups["look-alikes"] = [r for r in benign if row_group(r) == "look_alike"]
     for kind in ("follow_up", "chat"):
         groups[kind] = [r for r in corpus_conversations("benign", "test") if r.kind == kind]
     groups["documents"] = corpus_documents("test")
     return groups
+
+
+def _english_malicious() -> list[Request]:
+    return [request for request in corpus_requests("malicious", "test") if request.language == "en"]
 
 
 def _framed(requests: list[Request], kind: Any, count: int) -> Iterator[tuple[str, list[Request]]]:
@@ -90,7 +93,7 @@ def openers(request: Request) -> dict[str, str]:
 
 def begun_conversations() -> dict[str, list[Conversation]]:
     """Malicious requests whose reply has begun: by a caller's opener."""
-    chosen = balanced([r for r in corpus_requests("malicious", "test") if r.language == "en"], OPENED, 0)
+    chosen = balanced(_english_malicious(), OPENED, 0)
     groups: dict[str, list[Conversation]] = {}
     for request in chosen:
         for form, opener in openers(request).items():
@@ -101,7 +104,7 @@ def begun_conversations() -> dict[str, list[Conversation]]:
 
 def switched_conversations(model: MoguModel) -> dict[str, list[Conversation]]:
     """Malicious requests that the base has answered for some tokens."""
-    chosen = balanced([r for r in corpus_requests("malicious", "test") if r.language == "en"], OPENED, 1)
+    chosen = balanced(_english_malicious(), OPENED, 1)
     groups: dict[str, list[Conversation]] = {}
     for tokens in SWITCHES:
         replies = model.reply(
@@ -116,7 +119,7 @@ def switched_conversations(model: MoguModel) -> dict[str, list[Conversation]]:
 
 
 def refusal_quality(rows: list[ReplyRow]) -> dict[str, float]:
-    """What refusals of malicious requests say beyond no; a fixed English sentence would have 0 in all but the last.
+    """What refusals of malicious requests say beyond no; a fixed English sentence names nothing and is always the same.
 
     Returns:
         Shares, 0 to 1: ``names`` takes up a word of the request; ``offers`` offers something instead; ``own_language``
@@ -148,50 +151,32 @@ def _stems(text: str) -> set[str]:
     return {word[:5] for word in words if len(word) >= 5}
 
 
-def _language(text: str) -> str:
-    """The language whose refusals share most words with a text."""
-    words = set(re.findall(r"\w+", text.casefold()))
-    known = {
+@cache
+def _refusal_words() -> dict[str, set[str]]:
+    """The words of the corpus's refusals, by language."""
+    return {
         code: set(re.findall(r"\w+", " ".join(texts).casefold())) for code, texts in corpus_refusals().items()
     }
+
+
+def _language(text: str) -> str:
+    """The language whose refusals share most words with a text."""
+    words, known = set(re.findall(r"\w+", text.casefold())), _refusal_words()
     return max(known, key=lambda code: len(words & known[code]) / len(known[code]) ** 0.5)
 
 
 def main() -> None:
     """Measure one adapter and log it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--adapter", type=Path, default=Path("runs/demo/adapter"))
-    parser.add_argument("--base", default=None, help="other place of the base model")
-    parser.add_argument("--max-new-tokens", type=int, default=64)
-    parser.add_argument("--note", default="", help="what this candidate is")
-    options = parser.parse_args()
-    console = Console()
-    model = MoguModel.from_pretrained(options.adapter, base=options.base)
-    digest = hashlib.sha256((options.adapter / "mogu_config.json").read_bytes()).hexdigest()[:12]
-
-    def progress(done: int, total: int) -> None:
-        console.print(f"{done}/{total} replies")
-
+    options = parser_of(__doc__, max_new_tokens=64).parse_args()
+    candidate = Candidate.of(options, Path("runs/safety"))
+    console = candidate.console
     requests = conversations()
-    talks: dict[str, list[Conversation]] = {
-        name: [request.messages for request in rows] for name, rows in requests.items()
-    }
     labels: dict[str, Label] = {name: rows[0].label for name, rows in requests.items()}
-    folder = Path("runs/safety")
-
-    def measure(groups: dict[str, list[Conversation]], mode: Any) -> list[ReplyRow]:
-        return answer(
-            model,
-            groups,
-            modes=[mode],
-            max_new_tokens=options.max_new_tokens,
-            kept=folder / f"{digest}-{options.max_new_tokens}.jsonl",
-            progress=progress,
-        )
-
-    rows = measure(talks, "mogu")
-    rows += measure(begun_conversations(), "mogu")
-    rows += measure(switched_conversations(model), "safe")
+    rows = candidate.answer(
+        {name: [request.messages for request in rows] for name, rows in requests.items()}, "mogu"
+    )
+    rows += candidate.answer(begun_conversations(), "mogu")
+    rows += candidate.answer(switched_conversations(candidate.model), "safe")
     table = Table("group", "label", "n", "refused to the end", "flagged", "median score")
     figures: dict[str, Any] = {}
     for group in dict.fromkeys(row.group for row in rows):
@@ -211,17 +196,7 @@ def main() -> None:
     console.print(table)
     quality = refusal_quality([row for row in rows if labels.get(row.group, "malicious") == "malicious"])
     console.print(f"refusals of malicious requests: {json.dumps(quality)}")
-    entry = {
-        **facts(),
-        "benchmark": "safety",
-        "adapter": digest,
-        "note": options.note,
-        "max_new_tokens": options.max_new_tokens,
-        "groups": figures,
-        "refusals": quality,
-    }
-    with LOG.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+    candidate.log({"benchmark": "safety", "groups": figures, "refusals": quality})
 
 
 if __name__ == "__main__":

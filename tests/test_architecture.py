@@ -17,15 +17,16 @@ MAY_IMPORT = {
     "errors": set(),
     "files": set(),
     "settings": {"errors"},
+    "share": set(),
     "chat": {"errors"},
     "turns": {"chat", "errors"},
     "models": {"errors"},
     "corpus": {"data"},
     "data": {"chat", "corpus", "errors"},
     "adapter": {"errors", "files", "models", "turns"},
-    "training": {"adapter", "chat", "corpus", "data", "errors", "files", "models", "turns"},
+    "training": {"adapter", "chat", "corpus", "data", "errors", "files", "models", "share", "turns"},
     "generation": {"adapter", "chat", "errors", "models"},
-    "evaluation": {"chat", "errors", "files", "generation"},
+    "evaluation": {"chat", "errors", "files", "generation", "share"},
     "report": set(),
 }
 

@@ -92,11 +92,19 @@ def test_an_interrupted_run_goes_on_to_the_same_thresholds(calibrate, folder, mo
     assert json.loads((folder / "mogu_config.json").read_text(encoding="utf-8")) == resumed
 
 
-def test_a_gate_that_does_not_read_replies_goes_on_not_reading_them(calibrate, folder):
+def test_a_gate_that_does_not_read_replies_goes_on_not_reading_them(calibrate, folder, monkeypatch):
     config = read_config(folder)
     config.gate.reply_threshold = None
     save_config(folder, config)
+    reply, lengths = MoguModel.reply, []
+
+    def spy(self, conversations, *, max_new_tokens, **settings):
+        lengths.append(max_new_tokens)
+        return reply(self, conversations, max_new_tokens=max_new_tokens, **settings)
+
+    monkeypatch.setattr(MoguModel, "reply", spy)
     code, out, _ = calibrate("--benign-refusal-budget", 0.1)
+    assert set(lengths) == {1}  # nobody would look at the rest
     assert code == 0 and "Threshold of replies" not in out
     assert read_config(folder).gate.reply_threshold is None
 

@@ -202,6 +202,21 @@ def train_slowly(files: Path, output: Path) -> None:
     train_on(files, output, progress=lambda name, *_: time.sleep(0.1 * (name in TRAINED)))
 
 
+def start(target, *arguments):
+    """A process of its own that begins with what this one has imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.training.test_pipeline", "peft"])
+    process = context.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def run_to_end(target, *arguments) -> None:
+    process = start(target, *arguments)
+    process.join()
+    assert process.exitcode == 0
+
+
 def kill_when(found, process) -> None:
     for _ in range(6000):
         if found():
@@ -214,23 +229,14 @@ def kill_when(found, process) -> None:
 
 
 def test_a_training_killed_in_every_stage_comes_to_the_same_result(files, tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.test_pipeline", "peft"])
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     work = tmp_path / "killed.training"
-    process = context.Process(target=train_slowly, args=(files, whole))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    run_to_end(train_slowly, files, whole)
     for stage in TRAINED:
-        process = context.Process(target=train_slowly, args=(files, killed))
-        process.start()
+        process = start(train_slowly, files, killed)
         kill_when(lambda stage=stage: any((work / stage).glob("checkpoint-*/trainer_state.json")), process)
         assert not (work / f"{stage}.safetensors").exists() and not killed.exists()
-    process = context.Process(target=train_slowly, args=(files, killed))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    run_to_end(train_slowly, files, killed)
     assert parts_of(killed) == parts_of(whole)
     assert not work.exists()
 
@@ -437,20 +443,14 @@ def choose_slowly(files: Path, output: Path, stage: str) -> None:
 
 
 def test_a_choice_of_lambda_that_was_killed_between_candidates_comes_to_the_same_result(files, tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.test_pipeline", "peft"])
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for stage, finished in (("calibrate-1", 1), ("routers-4", 2)):
-        process = context.Process(target=choose_slowly, args=(files, killed, stage))
-        process.start()
+        process = start(choose_slowly, files, killed, stage)
         kill_when(lambda stage=stage: (tmp_path / f"in {stage}").exists(), process)
         assert len(list((tmp_path / "killed.training").glob("routers-*.safetensors"))) == finished
         assert not killed.exists()
     for output in (whole, killed):
-        process = context.Process(target=choose_slowly, args=(files, output, ""))
-        process.start()
-        process.join()
-        assert process.exitcode == 0
+        run_to_end(choose_slowly, files, output, "")
     assert parts_of(killed) == parts_of(whole)
     assert read_config(killed).metrics["router_loss_weight"] == 2
 
@@ -665,19 +665,13 @@ def train_gate_slowly(files: Path, output: Path, stage: str) -> None:
 
 
 def test_a_gate_training_that_was_killed_comes_to_the_same_result(files, tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.test_pipeline", "peft"])
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for stage in ("base replies", "safe", "fit gate"):
-        process = context.Process(target=train_gate_slowly, args=(files, killed, stage))
-        process.start()
+        process = start(train_gate_slowly, files, killed, stage)
         kill_when(lambda stage=stage: (tmp_path / f"in {stage}").exists(), process)
         assert not killed.exists()
     for output in (whole, killed):
-        process = context.Process(target=train_gate_slowly, args=(files, output, ""))
-        process.start()
-        process.join()
-        assert process.exitcode == 0
+        run_to_end(train_gate_slowly, files, output, "")
     assert parts_of(killed, SEQUENCE_PARTS) == parts_of(whole, SEQUENCE_PARTS)
     assert read_config(killed).gate == read_config(whole).gate
     assert not (tmp_path / "killed.training").exists()

@@ -24,32 +24,31 @@ def test_the_papers_preset_is_the_papers():
     assert (settings.router_distance, settings.batch_size) == ("l1", 8)
 
 
+AMOUNTS = {
+    "malicious_requests",
+    "benign_requests",
+    "variant_requests",
+    "validation_requests",
+    "read_reply_tokens",
+}
+
+
+def beside_the_default(name):
+    """The default's values, the preset's, and the names of those that differ."""
+    default, preset = TrainingSettings().model_dump(), TrainingSettings.preset(name).model_dump()
+    return default, preset, {name for name in default if default[name] != preset[name]}
+
+
 def test_the_quick_preset_is_the_default_on_less_data():
-    default, quick = TrainingSettings().model_dump(), TrainingSettings.preset("quick").model_dump()
-    changed = {name for name in default if default[name] != quick[name]}
-    assert changed == {
-        "malicious_requests",
-        "benign_requests",
-        "variant_requests",
-        "validation_requests",
-        "read_reply_tokens",
-        "batch_size",
-        "evaluations",
-    }
+    default, quick, changed = beside_the_default("quick")
+    assert changed == AMOUNTS | {"batch_size", "evaluations"}
     assert all(quick[name] < default[name] for name in changed)
     assert default["routing"] == "sequence"
 
 
 def test_the_full_preset_is_the_default_on_more_data():
-    default, full = TrainingSettings().model_dump(), TrainingSettings.preset("full").model_dump()
-    changed = {name for name in default if default[name] != full[name]}
-    assert changed == {
-        "malicious_requests",
-        "benign_requests",
-        "variant_requests",
-        "validation_requests",
-        "read_reply_tokens",
-    }
+    default, full, changed = beside_the_default("full")
+    assert changed == AMOUNTS
     assert all(full[name] > default[name] for name in changed)
 
 

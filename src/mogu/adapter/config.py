@@ -1,5 +1,6 @@
 """What an adapter folder says of itself, in `mogu_config.json`. Knows no tensors and no paths."""
 
+import hashlib
 import platform
 from importlib.metadata import version
 from typing import Any, Final, Literal, NamedTuple
@@ -129,6 +130,11 @@ class AdapterConfig(BaseModel):
     versions: dict[str, str]
     metrics: dict[str, Any]
     created: str
+
+    @property
+    def sha256(self) -> str:
+        """A digest of all that is said here: it tells one training or calibration from another."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 def package_versions() -> dict[str, str]:

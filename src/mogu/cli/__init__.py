@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from mogu.cli import calibrate, chat, demo, generate, info, inspect, train
-from mogu.cli.console import err, log_handler
+from mogu.cli.console import err, log_handler, tell
 from mogu.errors import MoguError
 
 app = typer.Typer(
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        err.print(f"error: {_one_line(error)}", markup=False, highlight=False, soft_wrap=True)
+        tell(err, f"error: {_one_line(error)}")
         sys.exit(2 if isinstance(error, MoguError | OSError) else 1)
 
 

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mogu.cli.console import err, out
+from mogu.cli.batches import longest_first
+from mogu.cli.console import err, out, tell
 from mogu.cli.options import Base, Device, Dtype, Folder, TrustRemoteCode, open_model
 from mogu.cli.partial import PartialFile
 from mogu.cli.progress import StageBars
@@ -52,11 +53,12 @@ def run(
             f"{len(requests)} requests cannot show a share of {benign_refusal_budget:g}; give at least "
             f"{round(1 / benign_refusal_budget)}, or a larger --benign-refusal-budget"
         )
+    digest = sha256_of(requests)
     partial = PartialFile(
         folder.with_name(f"{folder.name}.calibration"),
         {
-            "benign": sha256_of(requests),
-            "adapter": config.model_dump_json(),
+            "benign": digest,
+            "adapter": config.sha256,
             "max-new-tokens": max_new_tokens,
             "batch-size": batch_size,
             "dtype": dtype,
@@ -78,18 +80,18 @@ def run(
         config.gate.reply_threshold = thresholds.reply
     config.metrics["traffic"] = {
         "source": source_name(benign),
-        "sha256": sha256_of(requests),
+        "sha256": digest,
         "reply_tokens": max_new_tokens,
         **figures,
     }
     save_config(folder, config)
     partial.remove()
-    _tell(f"{len(requests)} requests of {source_name(benign)}")
-    _tell(f"Threshold: {before.prompt:.4g} before, {thresholds.prompt:.4g} now")
+    tell(out, f"{len(requests)} requests of {source_name(benign)}")
+    tell(out, f"Threshold: {before.prompt:.4g} before, {thresholds.prompt:.4g} now")
     if before.reply is not None:
-        _tell(f"Threshold of replies: {before.reply:.4g} before, {config.gate.reply_threshold:.4g} now")
+        tell(out, f"Threshold of replies: {before.reply:.4g} before, {config.gate.reply_threshold:.4g} now")
     low, high = figures["interval"]
-    _tell(f"Refused of them: {figures['refused']:.1%} (95% interval {low:.1%} to {high:.1%})")
+    tell(out, f"Refused of them: {figures['refused']:.1%} (95% interval {low:.1%} to {high:.1%})")
 
 
 def _read(
@@ -101,27 +103,26 @@ def _read(
     bars: StageBars,
 ) -> None:
     """Keep what the gate says of each request at its end, and at most while the base replies."""
-    order = sorted(range(len(talks)), key=lambda row: -sum(len(turn["content"]) for turn in talks[row]))
+
+    def scores(batch: list[int], tokens: int) -> list[float | None]:
+        # At the highest threshold the base answers, while the gate says what it would have done.
+        replies = model.reply(
+            [talks[row] for row in batch], threshold=1.0, max_new_tokens=tokens, batch_size=len(batch)
+        )
+        return [reply.score for reply in replies]
+
+    gate = model.config.gate
+    reads_replies = gate is not None and gate.reply_threshold is not None
     bars("requests", len(partial.results), len(talks))
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+    for batch in longest_first(talks, batch_size):
         if partial.results.keys() >= set(batch):
             continue
-        # At the highest threshold the base answers, while the gate says what it would have done.
-        at_end, at_most = (
-            model.reply(
-                [talks[row] for row in batch], threshold=1.0, max_new_tokens=tokens, batch_size=len(batch)
-            )
-            for tokens in (1, max_new_tokens)
-        )
+        at_end = scores(batch, 1)
+        at_most = scores(batch, max_new_tokens) if reads_replies else at_end
         partial.append(
             {
-                row: {"prompt": end.score, "reply": most.score}
+                row: {"prompt": end, "reply": most}
                 for row, end, most in zip(batch, at_end, at_most, strict=True)
             }
         )
         bars("requests", len(partial.results), len(talks))
-
-
-def _tell(line: str) -> None:
-    out.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -10,6 +10,11 @@ err = Console(stderr=True)
 log_handler = RichHandler(console=err, show_time=False, show_path=False)
 
 
+def tell(console: Console, line: str) -> None:
+    """Prints a line as it is: no markup, no colours, no breaks where the terminal ends."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def printable(text: str) -> str:
     """Leaves out the control characters that a model may write, which would steer the terminal."""
     return "".join(character for character in text if character.isprintable() or character in "\n\t")

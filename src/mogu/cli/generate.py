@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mogu.cli.console import err, out
+from mogu.cli.batches import longest_first
+from mogu.cli.console import err, out, tell
 from mogu.cli.options import (
     Base,
     Device,
@@ -67,7 +68,7 @@ def run(
         output,
         {
             "input": hashlib.sha256(source.read_bytes()).hexdigest(),
-            "adapter": hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
+            "adapter": config.sha256,
             "mode": mode,
             "threshold": threshold,
             "max-new-tokens": max_new_tokens,
@@ -75,11 +76,11 @@ def run(
             "dtype": dtype,
         },
     )
-    batches = _batches(rows, batch_size)
+    batches = longest_first([row.conversation for row in rows], batch_size)
     missing = [batch for batch in batches if not partial.results.keys() >= set(batch)]
     kept = len(rows) - sum(map(len, missing))
     if kept:
-        _say(f"{kept} of {len(rows)} rows are kept from {partial.path}")
+        tell(err, f"{kept} of {len(rows)} rows are kept from {partial.path}")
     if missing:
         model = open_model(folder, base, device, dtype, trust_remote_code)
         with StageBars(err) as bars:
@@ -106,7 +107,7 @@ def run(
                 bars("rows", kept, len(rows))
     write_jsonl(output, (row.fields | partial.results[index] for index, row in enumerate(rows)))
     partial.remove()
-    out.print(f"{len(rows)} rows: {output}", markup=False, highlight=False, soft_wrap=True)
+    tell(out, f"{len(rows)} rows: {output}")
 
 
 def _read(source: Path) -> list[_Row]:
@@ -134,17 +135,3 @@ def _read(source: Path) -> list[_Row]:
     if not rows:
         raise MoguError(f"{source}: there are no rows")
     return rows
-
-
-def _batches(rows: list[_Row], size: int) -> list[list[int]]:
-    """Indices of the rows in batches of like length, longest first: what does not fit fails at once.
-
-    They depend on the rows alone, so that every mode and every restart has the same ones.
-    """
-    lengths = [sum(len(turn["content"]) for turn in row.conversation) for row in rows]
-    order = sorted(range(len(rows)), key=lambda index: -lengths[index])
-    return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-def _say(line: str) -> None:
-    err.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mogu.cli.console import err, out
+from mogu.cli.console import err, out, tell
 from mogu.cli.options import Base, Device, Dtype, Folder, MaxNewTokens, Threshold, TrustRemoteCode, open_model
 from mogu.files import write_atomic
 
@@ -55,4 +55,4 @@ def run(
             title=prompt,
         )
     write_atomic(output, page)
-    out.print(f"Picture: {output}", markup=False, highlight=False, soft_wrap=True)
+    tell(out, f"Picture: {output}")

@@ -14,6 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from mogu.cli.console import tell
+
 SECONDS_BETWEEN_LINES = 15
 
 
@@ -62,7 +64,7 @@ class StageBars:
         due = done >= total or now - self._last_line >= SECONDS_BETWEEN_LINES
         if not self._console.is_terminal and due:
             self._last_line = now
-            self._console.print(self._line(name), markup=False, highlight=False, soft_wrap=True)
+            tell(self._console, self._line(name))
 
     def _line(self, name: str) -> str:
         task = next(task for task in self._bars.tasks if task.id == self._tasks[name])

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mogu.cli.console import err, out
+from mogu.cli.console import err, out, tell
 from mogu.cli.options import Device, Dtype, TrustRemoteCode
 from mogu.cli.progress import StageBars
 from mogu.settings import merge_settings
@@ -67,4 +67,4 @@ def run(
             progress=bars,
         )
     for line in (f"Adapter: {output}", f"Next:    mogu chat {output}"):
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+        tell(out, line)

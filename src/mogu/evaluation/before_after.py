@@ -9,15 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from scipy.stats import binomtest
 
 from mogu.chat import Conversation, Message, batch_left_pad, encode_chat
 from mogu.evaluation.judges.refusal import RefusalVerdict, judge_refusal
 from mogu.files import read_grown_jsonl
 from mogu.generation import Mode, MoguModel
+from mogu.share import Share
 
 
 @dataclass(frozen=True)
@@ -49,21 +48,6 @@ class ReplyRow:
     def verdict(self) -> RefusalVerdict:
         """Whether it opens with a refusal (the paper's measure), and whether it still refuses at its end."""
         return judge_refusal(self.response)
-
-
-class Share(NamedTuple):
-    """A share with its 95% Wilson interval, all 0 to 1, of ``replies`` replies."""
-
-    value: float
-    low: float
-    high: float
-    replies: int
-
-    @classmethod
-    def of(cls, hits: int, count: int) -> "Share":
-        """The share of ``hits`` in ``count``, at least 1."""
-        interval = binomtest(hits, count).proportion_ci(method="wilson")
-        return cls(hits / count, float(interval.low), float(interval.high), count)
 
 
 def answer(

@@ -149,6 +149,14 @@ class GatedForwards(Forwards):
         self._unscored.append([self._hidden[index][:, self._read_to - first :] for index in gate.layers])
         self._read_to = after
         self._hidden.clear()
+        if self._switch is None:
+            self._score(gate)  # a prompt's hidden states would stay until all its chunks are read
+
+    def _score(self, gate: Gate) -> None:
+        """Score the tokens that were read since the last time."""
+        hidden = [torch.cat(layer, dim=1) for layer in zip(*self._unscored, strict=True)]
+        self._scores.append(gate.token_scores(hidden))
+        self._unscored.clear()
 
     def _stop_reading(self) -> None:
         """Leave the layers alone from here on: every token of the reply would pay for it."""
@@ -159,9 +167,9 @@ class GatedForwards(Forwards):
 
     def _judge(self, gate: Gate, batch: int) -> Tensor:
         """``(batch,)``, the probability of each row as far as it has been read; the highest so far is kept."""
-        hidden = [torch.cat(layer, dim=1) for layer in zip(*self._unscored, strict=True)]
-        self._unscored.clear()  # a prompt's hidden states would stay as long as the generation
-        scores = torch.cat([*self._scores, gate.token_scores(hidden)], dim=2)
+        if self._unscored:
+            self._score(gate)
+        scores = torch.cat(self._scores, dim=2)
         self._scores = [scores]
         start = self._reading.repeat_interleave(batch // self._reading.shape[0])
         read = self._positions(self._read_from, self._read_to, batch) >= start[:, None]

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from mogu.adapter.config import Thresholds
 from mogu.adapter.gate import READ_EVERY, Gate
 from mogu.data.requests import Request
+from mogu.share import Share
 from mogu.training.gate_fit import Evidence, Reading, likeness_to_others
 from mogu.training.settings import TrainingSettings
 
@@ -73,7 +73,7 @@ class Calibration:
 
     def probability(self, evidence: Evidence) -> np.ndarray:
         """``(rows,)``, calibrated."""
-        return 1 / (1 + np.exp(-(self.scale * evidence.lifted(self.lift) + self.offset)))
+        return _sigmoid(self.scale * evidence.lifted(self.lift) + self.offset)
 
 
 def calibrate_gate(evidence: Evidence, groups: Sequence[str], budgets: Mapping[str, float]) -> Calibration:
@@ -90,16 +90,16 @@ def calibrate_gate(evidence: Evidence, groups: Sequence[str], budgets: Mapping[s
     malicious = names == "malicious"
 
     def caught(lift: float) -> float:
-        probability = 1 / (1 + np.exp(-evidence.lifted(lift)))  # in the order of the calibrated ones
+        probability = _sigmoid(evidence.lifted(lift))  # in the order of the calibrated ones
         benign = {group: probability[names == group] for group in budgets if (names == group).any()}
         return float((probability[malicious] >= _strictest(benign, budgets)).mean())
 
     lift = max(LIFTS, key=lambda lift: (caught(lift), -lift))
     logits = evidence.lifted(lift)
-    weight = np.where(malicious, 0.5 / max(1, malicious.sum()), 0.5 / max(1, (~malicious).sum()))
+    weight = _even_weights(malicious)
     fit = LogisticRegression(C=1e6).fit(logits[:, None], malicious, sample_weight=weight * len(logits))
     scale, offset = float(fit.coef_[0, 0]), float(fit.intercept_[0])
-    probability = 1 / (1 + np.exp(-(scale * logits + offset)))
+    probability = _sigmoid(scale * logits + offset)
     rows = {group: probability[names == group] for group in ROW_GROUPS if (names == group).any()}
     benign = {group: values for group, values in rows.items() if group != "malicious"}
     threshold = _strictest(benign, budgets)
@@ -214,15 +214,14 @@ def calibrate_traffic(
     at_end, at_most = np.array(prompts), np.array(replies)
     threshold = lowest_threshold(at_end, budget)
     reply = _reply_threshold(at_end, at_most, budget, threshold)
-    refused = int(((at_end >= threshold) | (at_most >= reply)).sum())
-    interval = binomtest(refused, len(at_end)).proportion_ci(method="wilson")
+    refused = Share.of(int(((at_end >= threshold) | (at_most >= reply)).sum()), len(at_end))
     return Thresholds(threshold, reply), {
         "rows": len(at_end),
         "budget": budget,
         "threshold": threshold,
         "reply_threshold": reply,
-        "refused": round(refused / len(at_end), 4),
-        "interval": [round(float(interval.low), 4), round(float(interval.high), 4)],
+        "refused": round(refused.value, 4),
+        "interval": [round(refused.low, 4), round(refused.high, 4)],
     }
 
 
@@ -303,6 +302,15 @@ def _interval(rows: Mapping[str, np.ndarray], budgets: Mapping[str, float], draw
     return [round(float(np.quantile(drawn, at)), 4) for at in (0.025, 0.975)]
 
 
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))
+
+
+def _even_weights(malicious: np.ndarray) -> np.ndarray:
+    """``(rows,)``, weights under which both labels count for a half."""
+    return np.where(malicious, 0.5 / max(1, malicious.sum()), 0.5 / max(1, (~malicious).sum()))
+
+
 def _auroc_against(logits: np.ndarray, groups: np.ndarray, others: str) -> float | None:
     chosen = (groups == "malicious") | (groups == others)
     if not (groups == others).any():
@@ -313,7 +321,7 @@ def _auroc_against(logits: np.ndarray, groups: np.ndarray, others: str) -> float
 def _reliability(probability: np.ndarray, malicious: np.ndarray) -> list[dict[str, float]]:
     """Bins of the probability, their mean, and the share of malicious rows if both labels were equally many."""
     bins = np.minimum((probability * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
-    weight = np.where(malicious, 0.5 / malicious.sum(), 0.5 / (~malicious).sum())
+    weight = _even_weights(malicious)
     return [
         {
             "probability": round(float(np.average(probability[inside], weights=weight[inside])), 4),

@@ -8,6 +8,7 @@ labels, no model.
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +56,11 @@ class Reading:
     frame: str = ""
     attack: bool = False
     reply: int = 0
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """``(layers, features)`` float32, the mean over the tokens."""
+        return self.hidden.float().mean(1)
 
 
 class Evidence(NamedTuple):
@@ -116,7 +122,7 @@ def _fit_frame(gate: Gate, readings: Sequence[Reading]) -> None:
     if attack.all() or not attack.any():
         gate.frame_bias.fill_(float("inf") if attack.all() else float("-inf"))
         return
-    means = np.stack([reading.hidden.float().mean(1).flatten().numpy() for reading in readings])
+    means = np.stack([reading.mean.flatten().numpy() for reading in readings])
     centre, spread = means.mean(0), means.std(0) + 1e-6
     fit = LogisticRegression(C=FRAME_PENALTY, max_iter=300, class_weight="balanced")
     fit.fit((means - centre) / spread, attack)
@@ -150,9 +156,8 @@ def _fit_probe(
             batch = batches[index]
             x = _dropped(batch.x, DROPOUT, generator)
             units = _dropped(F.gelu(F.linear(x, probe.inner, probe.inner_bias)), UNIT_DROPOUT, generator)
-            scores = F.pad(
-                F.linear(units, probe.vectors, probe.offsets), (0, 1)
-            )  # the frame's is fitted elsewhere
+            # The last score, the frame's, is fitted by itself.
+            scores = F.pad(F.linear(units, probe.vectors, probe.offsets), (0, 1))
             pooled = probe.pool(scores, batch.read)  # (rows, 4)
             loss = F.binary_cross_entropy_with_logits(pooled, batch.label.expand_as(pooled))
             optimizer.zero_grad()
@@ -297,7 +302,7 @@ def likeness_to_others(readings: Sequence[Reading], frame: str) -> float | None:
     malicious = [reading for reading in readings if reading.malicious]
     if not malicious:
         return None
-    means = torch.stack([reading.hidden[0].float().mean(0) for reading in malicious])
+    means = torch.stack([reading.mean[0] for reading in malicious])
     unit = F.normalize(means - means.mean(0), dim=-1)
     inside = torch.tensor([reading.frame == frame for reading in malicious])
     if not bool(inside.any()) or bool(inside.all()):

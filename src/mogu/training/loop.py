@@ -242,7 +242,7 @@ def train_stage(
     trainer.remove_callback(PrinterCallback)
     # A checkpoint is read after this, so that a run that goes on starts from the same parts and figures.
     start = trainer.figures()
-    untrained = {name: value.clone() for name, value in stage.state_dict().items()}
+    untrained = stage.copied_state()
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
     best, best_step = trainer.state.best_metric, trainer.state.best_global_step
     assert best is not None

@@ -66,7 +66,8 @@ def train(
         ``output``.
 
     Raises:
-        MoguError: if an argument cannot be used; TrainingDivergedError if a loss is not a number.
+        MoguError: if an argument cannot be used; TrainingDivergedError if a loss is not a number, or training makes
+            a variant no better.
     """
     check_target(output)
     requests = {split: _requests(split, settings, malicious, benign) for split in ("train", "validation")}

@@ -110,6 +110,10 @@ class Stage(nn.Module, ABC):
         """Whether the parts will do as they are before training, where training makes them no better."""
         return False
 
+    def copied_state(self) -> dict[str, Tensor]:
+        """The trained parts as they are now, for `load_state_dict`."""
+        return {name: value.clone() for name, value in self.state_dict().items()}
+
     @staticmethod
     @abstractmethod
     def trained(layer: nn.Module) -> nn.Module:

@@ -99,7 +99,7 @@ def _train_stages(
             settings.variant_learning_rate or rate_at_width(adapter),
         )
     # The stages of all candidates hold the same routers.
-    start = _copy_of(candidates[0].stage)
+    start = candidates[0].stage.copied_state()
     trained = []
     for candidate in candidates:
         candidate.stage.load_state_dict(start)
@@ -172,11 +172,7 @@ def _train_routers(
     if settings.benign_refusal_budget is not None:
         with run.stage(candidate.calibration) as step:
             points = calibrate(adapter, stage, validation, settings.benign_refusal_budget, step)
-    return _Trained(candidate, _copy_of(stage), metrics, points)
-
-
-def _copy_of(stage: RouterStage) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in stage.state_dict().items()}
+    return _Trained(candidate, stage.copied_state(), metrics, points)
 
 
 def _best(trained: Sequence[_Trained], settings: TrainingSettings) -> _Trained:
