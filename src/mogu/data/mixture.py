@@ -44,6 +44,9 @@ is more often malicious than not: there the shares, which are the gate's prior, 
 SYSTEM_SHARE = 0.08
 """Rows that get one of the harmless system messages, under either label."""
 
+OTHER_LANGUAGES = 0.3
+"""At most this share of a label's requests is in other languages than English."""
+
 LONGEST_WRAPPED = 400
 """Characters of a request that is put into a frame."""
 
@@ -61,6 +64,7 @@ def mixture(requests: Sequence[Request], label: Label, split: Split, count: int,
     rng = random.Random(f"{seed}/{label}/{split}")
     shares = SHARES[label]
     counts = {kind: round(count * share) for kind, share in shares.items()}
+    requests = _mostly_english(requests, seed)
     short = [request for request in requests if len(request.text) <= LONGEST_WRAPPED]
     rows = balanced(requests, count - sum(counts.values()), seed)
     framed = iter(balanced(short, counts["jailbreak_frame"] + counts["innocent_frame"], seed + 1))
@@ -85,6 +89,14 @@ def mixture(requests: Sequence[Request], label: Label, split: Split, count: int,
     ]
     rng.shuffle(rows)
     return rows
+
+
+def _mostly_english(requests: Sequence[Request], seed: int) -> list[Request]:
+    """All English requests and as many others as their share allows; all of them if none is English."""
+    english = [request for request in requests if request.language == "en"]
+    others = [request for request in requests if request.language != "en"]
+    most = round(len(english) * OTHER_LANGUAGES / (1 - OTHER_LANGUAGES)) if english else len(others)
+    return [*english, *balanced(others, most, seed)]
 
 
 def _histories(split: Split) -> list[list[Message]]:

@@ -90,9 +90,13 @@ def calibrate_gate(evidence: Evidence, groups: Sequence[str], budgets: Mapping[s
     malicious = names == "malicious"
 
     def caught(lift: float) -> float:
-        probability = _sigmoid(evidence.lifted(lift))  # in the order of the calibrated ones
-        benign = {group: probability[names == group] for group in budgets if (names == group).any()}
-        return float((probability[malicious] >= _strictest(benign, budgets)).mean())
+        logits = evidence.lifted(lift)
+        # No threshold yet: one lies half way between two scores, and where that is hangs on their scale.
+        spared = [
+            _first_spared(own, int(len(own) * budget))
+            for own, budget in ((logits[names == group], budget) for group, budget in budgets.items())
+        ]
+        return float((logits[malicious] > max(spared)).mean())
 
     lift = max(LIFTS, key=lambda lift: (caught(lift), -lift))
     logits = evidence.lifted(lift)
@@ -277,12 +281,17 @@ def lowest_threshold(probability: np.ndarray, budget: float) -> float:
 
 def _lowest(probability: np.ndarray, allowed: int) -> float:
     """The lowest threshold at or above which at most `allowed` rows lie; 0 if all may."""
-    if allowed >= len(probability):
+    first_spared = _first_spared(probability, allowed)
+    if first_spared == -np.inf:
         return 0.0
-    first_spared = np.sort(probability)[::-1][allowed]
     # Half way to the next score above: a threshold that is a row's own score would hang on its last bit.
     above = probability[probability > first_spared].min(initial=1.0)
     return float((first_spared + above) / 2)
+
+
+def _first_spared(scores: np.ndarray, allowed: int) -> float:
+    """The highest score that is spared when as many rows as are allowed lie above it; -inf if all may."""
+    return float(np.sort(scores)[::-1][allowed]) if allowed < len(scores) else -np.inf
 
 
 def _strictest(rows: Mapping[str, np.ndarray], budgets: Mapping[str, float]) -> float:
