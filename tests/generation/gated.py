@@ -31,7 +31,7 @@ PROMPTS = [
 
 
 @cache
-def gated(family: str = "llama", reply_threshold: float | None = None) -> MoguModel:
+def gated(family: str = "llama", reply_threshold: float | None = None, usable: bool = False) -> MoguModel:
     """A float64 model with a random gate, whose threshold some of the prompts reach; kept: nothing changes it."""
     model = tiny_model(family)
     projections = find_projections(model)
@@ -49,6 +49,8 @@ def gated(family: str = "llama", reply_threshold: float | None = None) -> MoguMo
         adapter = attach(model, projections[1:], rank=RANK, lora_alpha=RANK)
         for layer in adapter.layers.values():
             layer.safe.B.normal_(std=0.7)
+            if usable:
+                layer.usable.B.normal_(std=0.7, generator=torch.Generator().manual_seed(1))
         for probe in new_gate(adapter, gate.layers).probes:
             probe.inner.normal_(std=0.1)
             probe.inner_bias.normal_(std=0.1)
@@ -57,9 +59,8 @@ def gated(family: str = "llama", reply_threshold: float | None = None) -> MoguMo
             probe.frame.normal_(std=0.3)
         adapter.gate.lift.fill_(0.4)
     adapter.freeze()
-    return as_mogu(
-        family, adapter, parts=["safe", "gate"], weights="sequence", routed_prompt_tokens=0, gate=gate
-    )
+    parts = ["safe", "gate", "usable"] if usable else ["safe", "gate"]
+    return as_mogu(family, adapter, parts=parts, weights="sequence", routed_prompt_tokens=0, gate=gate)
 
 
 class Written(NamedTuple):
@@ -98,13 +99,15 @@ def reading_start(prompt: list[int]) -> int:
 def by_hand(mogu: MoguModel, prompt: list[int], threshold: float = 0.5, new: int = NEW) -> Written:
     """Greedy decoding of one row that reads the whole sequence anew for every token."""
     adapter = mogu.adapter
+    usable = "usable" in mogu.config.parts
     ids = list(prompt)
     score, switch, logits = -1.0, None, []
     for _ in range(new):
         position = torch.arange(len(ids))[None]
-        routed = position > switch if switch is not None else torch.zeros_like(position, dtype=torch.bool)
+        safe = position > switch if switch is not None else torch.zeros_like(position, dtype=torch.bool)
+        routed = position >= len(prompt) if usable else safe
         adapter.routing.routed = routed if routed.any() else None
-        adapter.routing.weights = torch.tensor([[[1.0, 0.0]]])
+        adapter.routing.weights = torch.stack((safe, ~safe), dim=-1).float()
         seen = {}
         layers = mogu.model.get_decoder()
         stack = next(getattr(layers, name) for name in ("layers", "h") if hasattr(layers, name))
@@ -136,5 +139,7 @@ def by_hand(mogu: MoguModel, prompt: list[int], threshold: float = 0.5, new: int
             forced = [[token] for token in BREAK] * begun + [STARTS]
             if len(ids) - 1 - switch < len(forced):
                 step[forced[len(ids) - 1 - switch]] += 30.0
+        elif usable and len(ids) == len(prompt) and prompt[-2:] == HEADER:
+            step[STARTS] -= 30.0
         ids.append(int(step.argmax()))
     return Written(ids[len(prompt) :], torch.stack(logits), score)

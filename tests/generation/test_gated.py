@@ -25,8 +25,9 @@ def middle(mogu) -> float:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("reply_threshold", [None, 0.0])
-def test_a_cached_left_padded_batch_equals_its_rows_alone_and_uncached(family, reply_threshold):
-    mogu = gated(family, reply_threshold)
+@pytest.mark.parametrize("usable", [False, True])
+def test_a_cached_left_padded_batch_equals_its_rows_alone_and_uncached(family, reply_threshold, usable):
+    mogu = gated(family, reply_threshold, usable)
     threshold = middle(mogu)
     ids, mask = batch_left_pad(PROMPTS, 0)
     with seen_logits(mogu) as seen:
@@ -56,6 +57,15 @@ def test_rows_below_the_threshold_are_the_base_bit_for_bit_beside_refused_ones(f
     assert torch.equal(everything.sequences, base.sequences)
 
 
+def test_with_a_usable_variant_no_answered_reply_begins_as_refusals_do():
+    mogu = gated(usable=True)
+    assert all(row[0] not in STARTS for row in replies(mogu, [PROMPTS[0]], threshold=1.0))
+    base, written = (by_hand(gated(usable=usable), PROMPTS[0], threshold=1.0) for usable in (False, True))
+    assert written.tokens != base.tokens  # the variant acts
+    assert torch.equal(written.logits[0], base.logits[0])  # from the first token of the reply on
+    assert replies(mogu, PROMPTS, threshold=0.0) == replies(gated(), PROMPTS, threshold=0.0)
+
+
 def test_refused_rows_begin_as_refusals_do_and_begun_ones_with_a_break():
     mogu = gated()
     rows = replies(mogu, PROMPTS, threshold=0.0)
@@ -64,21 +74,23 @@ def test_refused_rows_begin_as_refusals_do_and_begun_ones_with_a_break():
     assert rows == replies(mogu, PROMPTS, mode="safe")
 
 
+@pytest.mark.parametrize("usable", [False, True])
 @pytest.mark.parametrize("reply_threshold", [None, 0.0])
 @pytest.mark.parametrize("settings", WAYS_TO_CACHE, ids=str)
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
-def test_every_way_to_cache_equals_the_default(family, settings, reply_threshold):
-    mogu = gated(family, reply_threshold)
+def test_every_way_to_cache_equals_the_default(family, settings, reply_threshold, usable):
+    mogu = gated(family, reply_threshold, usable)
     threshold = middle(mogu)
     assert replies(mogu, PROMPTS, threshold=threshold, **settings) == replies(
         mogu, PROMPTS, threshold=threshold
     )
 
 
+@pytest.mark.parametrize("usable", [False, True])
 @pytest.mark.parametrize("reply_threshold", [None, 0.0])
 @pytest.mark.parametrize("settings", [{}, {"prefill_chunk_size": 4}], ids=str)
-def test_beams_of_a_batch_equal_each_row_alone(settings, reply_threshold):
-    mogu = gated(reply_threshold=reply_threshold)
+def test_beams_of_a_batch_equal_each_row_alone(settings, reply_threshold, usable):
+    mogu = gated(reply_threshold=reply_threshold, usable=usable)
     beams = {"num_beams": 3, "num_return_sequences": 2, "threshold": middle(mogu)}
     together = replies(mogu, PROMPTS, **beams, **settings)
     assert together == [row for prompt in PROMPTS for row in replies(mogu, [prompt], **beams)]

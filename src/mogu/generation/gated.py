@@ -6,6 +6,9 @@ by a finite bias on the logits, and it is the safe variant from that token on. W
 on, and every few tokens may switch the row there; a reply that has begun is left with a paragraph break. Where a row
 switches is a position, and everything else a rule of positions, so that beams, sampling, padding and chunked prefill
 need no case of their own. Knows nothing of text.
+
+An adapter may hold the usable variant too, for a base that refuses what it need not. Then a row below the threshold
+is the usable variant in place of the base, and its first token is none that refusals begin with.
 """
 
 from collections.abc import Callable
@@ -19,13 +22,14 @@ from transformers import PreTrainedModel
 from mogu.adapter.attach import Adapter
 from mogu.adapter.config import GateConfig, Thresholds
 from mogu.adapter.gate import Gate, looks_at
-from mogu.adapter.layer import SAFE
+from mogu.adapter.layer import SAFE, USABLE
 from mogu.generation.forwards import Forwards
 from mogu.generation.rule import RoutedSpan, routed_positions
 from mogu.models import decoder_layers
 
 FORCED = 30.0
-"""Added to the logits of the tokens that a switch begins with, in nats: all the probability, in the model's shares."""
+"""Added to the logits of the tokens that a switch begins with, in nats: all the probability, in the model's shares.
+Taken from them where the usable variant begins."""
 
 NEVER = torch.iinfo(torch.int64).max - 1
 """The position at which a row switches that does not."""
@@ -40,6 +44,7 @@ class GatedForwards(Forwards):
         attention_mask: the same shape, padding (0) on the left.
         config: the marks of turns, the break and what refusals begin with.
         thresholds: a row whose score is at or above them switches; None switches all rows, and nothing is read.
+        usable: whether rows that have not switched are the usable variant, and not the base.
     """
 
     def __init__(
@@ -49,10 +54,13 @@ class GatedForwards(Forwards):
         attention_mask: Tensor,
         config: GateConfig,
         thresholds: Thresholds | None,
+        *,
+        usable: bool = False,
     ) -> None:
-        weights = torch.zeros(1, 1, 2, device=attention_mask.device)
-        weights[..., SAFE] = 1.0
-        super().__init__(adapter, attention_mask, weights)
+        variants = torch.eye(2, device=attention_mask.device)
+        super().__init__(adapter, attention_mask, variants[SAFE][None, None])
+        self._variants = variants
+        self._usable = usable
         self._config = config
         self._thresholds = thresholds
         rows = [row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True)]
@@ -108,11 +116,16 @@ class GatedForwards(Forwards):
     def before(self, first: int, after: int, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Route what switched rows have written."""
         self._columns = (first, after)
-        self._adapter.routing.routed = None
-        if self._switch is not None and self._forcing_until:
+        routing = self._adapter.routing
+        routing.routed = None
+        if self._switch is not None and (self._usable or self._forcing_until):
             positions = self._positions(first, after, kwargs["input_ids"].shape[0])
-            span = RoutedSpan(self._switch + 1, torch.full_like(self._switch, NEVER))
-            self._adapter.routing.routed = routed_positions(positions, span)
+            never = torch.full_like(self._switch, NEVER)
+            routing.routed = refusing = routed_positions(positions, RoutedSpan(self._switch + 1, never))
+            if self._usable:
+                written = RoutedSpan(self._prompt_ends(positions.shape[0]) + 1, never)
+                routing.routed = routed_positions(positions, written)
+                routing.weights = self._variants[torch.where(refusing, SAFE, USABLE)]
         self._follow(kwargs.get("past_key_values"))
         return kwargs
 
@@ -182,12 +195,16 @@ class GatedForwards(Forwards):
 
     def _switch_rows(self, flagged: Tensor, positions: Tensor) -> None:
         before = torch.full_like(positions, NEVER) if self._switch is None else self._switch
+        begins = self._usable and self._switch is None  # replies that are not refused, too
         self._switch = torch.where(flagged, positions, before)
-        if bool(flagged.any()):
+        if begins or bool(flagged.any()):
             self._forcing_until = max(self._columns[1], self._width) + len(self._config.break_ids)
 
     def _force(self, output: Any, positions: Tensor) -> None:
-        """Raise the logits, at ``positions`` ``(batch, seq)``, of the tokens that a refusal begins with."""
+        """Raise the logits, at ``positions`` ``(batch, seq)``, of the tokens that a refusal begins with.
+
+        Where the usable variant begins, they are lowered.
+        """
         assert self._switch is not None
         copies = positions.shape[0] // self._lengths.shape[0]
         lengths, begun = (rows.repeat_interleave(copies) for rows in (self._lengths, self._begun))
@@ -197,8 +214,11 @@ class GatedForwards(Forwards):
         for index, token in enumerate(self._config.break_ids):
             logits[..., token] += FORCED * (begun[:, None] & (step == index)).to(logits)
         starts = torch.tensor(self._config.refusal_starts, device=logits.device)
-        first = step == begun[:, None] * len(self._config.break_ids)
-        logits[..., starts] += FORCED * first[..., None].to(logits)
+        refuses = (step == begun[:, None] * len(self._config.break_ids)).to(logits)
+        if self._usable:
+            answered = (self._switch >= lengths) & ~self._begun.repeat_interleave(copies)
+            refuses = refuses - (answered[:, None] & (positions == lengths[:, None] - 1)).to(logits)
+        logits[..., starts] += FORCED * refuses[..., None]
 
     def _follow(self, cache: Any) -> None:
         """Reorder the rows' state with the cache: beams move rows between two forwards."""

@@ -176,4 +176,5 @@ class RoutedGenerator:
                 "sequence routing reads the whole prompt: give all its input_ids beside the cache"
             )
         thresholds = None if mode == "safe" else config.gate.thresholds(request.threshold)
-        return GatedForwards(self._adapter, input_ids, mask, config.gate, thresholds)
+        usable = "usable" in config.parts
+        return GatedForwards(self._adapter, input_ids, mask, config.gate, thresholds, usable=usable)
