@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mogu.cli.demo import demo_prompts
-from mogu.evaluation.judges.refusal import judge_refusal
 from mogu.generation import Handoff, MoguModel
+from mogu.judges.refusal import judge_refusal
 
 
 def main() -> None:

@@ -170,6 +170,13 @@ def test_a_reply_that_is_routed_to_its_end_has_no_rest(token_config):
 # Of sequence routing.
 
 
+def test_a_card_tells_that_the_usable_variant_answers(sequence_config):
+    parts = ["safe", "usable", "gate"]
+    text = flowing(model_card(sequence_config.model_copy(update={"parts": parts})))
+    assert "the reply is the *usable* variant's, a second LoRA that answers where the base refuses" in text
+    assert "token for token" not in text and "`usable/`" in text
+
+
 def test_a_card_of_sequence_routing_tells_its_gate_and_threshold(sequence_config):
     card = model_card(sequence_config)
     assert re.findall(r"^- `([^`]+)`", card, re.MULTILINE) == [

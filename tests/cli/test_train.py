@@ -143,3 +143,10 @@ def test_what_was_given_in_training_stands_in_the_folder_and_holds_afterwards(mo
     tokenizer = MoguModel.from_pretrained(".", device="cpu").tokenizer
     talk = [{"role": "user", "content": "Hi"}]
     assert tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True) == "[Hi]>"
+
+
+def test_the_usable_variant_can_be_asked_for(mogu, training):
+    assert mogu("train", "some/model", "--output", "runs/a", "--usable")[0] == 0
+    assert training[0]["settings"] == TrainingSettings(usable_variant=True)
+    code, _, err = mogu("train", "some/model", "--output", "runs/a", "--usable", "--preset", "token")
+    assert code == 2 and "token routing always trains both" in err

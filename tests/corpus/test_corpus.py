@@ -18,7 +18,7 @@ from mogu.corpus import (
 )
 from mogu.corpus.encodings import ENCODINGS
 from mogu.data.requests import normalised
-from mogu.evaluation.judges.refusal import holds_refusal
+from mogu.judges.refusal import holds_refusal
 
 SPLITS = ("train", "validation", "test")
 KINDS = {
@@ -145,6 +145,20 @@ def test_every_pair_of_contrasts_has_one_side_of_each_label():
                 sides[row["pair"]].append(label)
     assert len(sides) >= 200
     assert {pair: found for pair, found in sides.items() if found != ["malicious", "benign"]} == {}
+
+
+def test_twins_have_both_labels_and_nearly_the_same_words():
+    twins = defaultdict(set)
+    for label in KINDS:
+        for row in [
+            *requests_of(label),
+            *(r for split in SPLITS for r in corpus_conversations(label, split)),
+        ]:
+            if row.twins:
+                twins[row.twins].add(row.label)
+    assert sum(name.startswith("pair") for name in twins) >= 400
+    assert all(len(labels) == 2 for name, labels in twins.items() if name.startswith("pair"))
+    assert sum(len(labels) == 2 for name, labels in twins.items() if name.startswith("talk")) >= 500
 
 
 def test_the_two_sides_of_a_contrast_lie_in_one_split():

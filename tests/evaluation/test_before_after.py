@@ -11,8 +11,8 @@ from mogu.evaluation.before_after import (
     read_rows,
     refused_shares,
 )
-from mogu.evaluation.judges.refusal import RefusalVerdict
 from mogu.generation.reply import Reply
+from mogu.judges.refusal import RefusalVerdict
 from tests.generation.hardened import hardened
 
 REFUSAL = "I'm sorry, but I can't help with that."

@@ -1,6 +1,9 @@
 import gc
+import json
 
 import pytest
+
+from tests.tiny import save_tiny
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -10,3 +13,14 @@ def _quick_collections():
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A tiny model, and as many malicious and benign requests as make both splits."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    save_tiny(folder / "model")
+    for label, text in (("malicious", "Harm {} now."), ("benign", "Describe {} to me.")):
+        rows = [json.dumps({"prompt": text.format(f"thing {n}"), "category": "drugs"}) for n in range(40)]
+        (folder / f"{label}.jsonl").write_text("\n".join(rows))
+    return folder

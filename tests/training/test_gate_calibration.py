@@ -42,6 +42,11 @@ def rows(seed=0, apart=2.0, **counts):
     return frameless(logits[order]), groups[order].tolist()
 
 
+def calibrated(evidence, groups, allowed):
+    """The calibration of rows that stand in an attack's frame where the gate says so."""
+    return calibrate_gate(evidence, groups, list(evidence.frame >= 0.5), allowed)
+
+
 def frameless(logits):
     """What a gate says that sees no frame in any row."""
     return Evidence(logits, np.zeros_like(logits))
@@ -75,7 +80,7 @@ BUDGETS = [
 @pytest.mark.parametrize("given", BUDGETS, ids=str)
 def test_all_budgets_are_kept_and_one_of_them_is_used_up(given, seed):
     data, allowed = rows(seed), budgets(*given)
-    calibration = calibrate_gate(*data, allowed)
+    calibration = calibrated(*data, allowed)
     found = shares(calibration, *data)
     assert all(found[group] <= budget for group, budget in allowed.items())
     # One row more would be too much for one of them.
@@ -89,14 +94,14 @@ def test_all_budgets_are_kept_and_one_of_them_is_used_up(given, seed):
 def test_each_group_may_be_the_one_that_decides(group):
     evidence, groups = rows()
     free = dict.fromkeys(budgets(), 1.0)
-    calibration = calibrate_gate(evidence, groups, free | {group: 0.1})
+    calibration = calibrated(evidence, groups, free | {group: 0.1})
     own = calibration.probability(evidence)[np.array(groups) == group]
     assert calibration.threshold == lowest_threshold(own, 0.1) > 0
 
 
 def test_the_threshold_stands_between_two_scores():
     evidence, groups = rows()
-    calibration = calibrate_gate(evidence, groups, budgets())
+    calibration = calibrated(evidence, groups, budgets())
     assert np.abs(calibration.probability(evidence) - calibration.threshold).min() > 1e-7
     assert shares(calibration, frameless(evidence.logit + 1e-12), groups) == shares(
         calibration, evidence, groups
@@ -109,7 +114,7 @@ def test_probabilities_are_right_on_balanced_labels():
     logits = np.concatenate([rng.normal(1, 1, 2000), rng.normal(-1, 1, 40_000)])
     malicious = np.arange(len(logits)) < 2000
     groups = np.where(malicious, "malicious", "benign").tolist()
-    calibration = calibrate_gate(frameless(logits), groups, budgets())
+    calibration = calibrated(frameless(logits), groups, budgets())
     assert calibration.scale == pytest.approx(2, abs=0.1)
     assert calibration.offset == pytest.approx(0, abs=0.1)
     # Of rows that are said to be malicious with a probability, that share is, if both labels counted alike.
@@ -136,7 +141,7 @@ def test_probabilities_are_those_of_the_lifted_and_scaled_logits():
 def test_a_shift_or_scale_of_the_logits_changes_no_probability():
     evidence, groups = rows()
     moved = frameless(7 * evidence.logit - 30)
-    one, other = (calibrate_gate(each, groups, budgets()) for each in (evidence, moved))
+    one, other = (calibrated(each, groups, budgets()) for each in (evidence, moved))
     np.testing.assert_allclose(one.probability(evidence), other.probability(moved), rtol=0, atol=1e-3)
     assert one.figures["auroc"] == other.figures["auroc"]
 
@@ -148,7 +153,7 @@ def test_a_shift_or_scale_of_the_logits_changes_no_probability():
 )
 def test_without_some_kinds_of_benign_rows_the_others_decide(absent):
     data, allowed = rows(**dict.fromkeys(absent, 0)), budgets(framed=0.05)
-    calibration = calibrate_gate(*data, allowed)
+    calibration = calibrated(*data, allowed)
     found, figures = shares(calibration, *data), calibration.figures
     present = set(ROW_GROUPS) - absent
     assert found.keys() == figures["refused"].keys() == figures["rows"].keys() == present
@@ -163,7 +168,7 @@ def test_without_some_kinds_of_benign_rows_the_others_decide(absent):
 def test_where_all_scores_are_equal_nobody_is_refused(budget):
     _, groups = rows()
     evidence = frameless(np.full(len(groups), 3.0))
-    calibration = calibrate_gate(evidence, groups, budgets(budget, budget, budget))
+    calibration = calibrated(evidence, groups, budgets(budget, budget, budget))
     assert calibration.figures["refused"] == dict.fromkeys(ROW_GROUPS, 0.0)
     assert 0.5 < calibration.threshold <= 1 and calibration.figures["auroc"] == 0.5
 
@@ -193,7 +198,7 @@ def test_the_interval_holds_the_threshold_and_narrows_with_more_rows():
     few, many = (rows(apart=1.0, benign=n, look_alike=n // 4, framed=n // 8) for n in (100, 2000))
     widths = []
     for data in (few, many):
-        calibration = calibrate_gate(*data, budgets())
+        calibration = calibrated(*data, budgets())
         low, high = calibration.figures["threshold_interval"]
         assert low <= calibration.threshold <= high
         widths.append(high - low)
@@ -208,7 +213,7 @@ def test_the_interval_holds_the_threshold_and_narrows_with_more_rows():
 def test_the_figures_are_those_of_the_rows():
     evidence, groups = rows()
     logits = evidence.logit
-    calibration = calibrate_gate(evidence, groups, budgets(look_alike=0.1))
+    calibration = calibrated(evidence, groups, budgets(look_alike=0.1))
     figures = calibration.figures
     assert figures["rows"] == COUNTS
     assert figures["lift"] == calibration.lift == 0
@@ -235,20 +240,20 @@ def test_detection_is_told_at_shares_of_ordinary_benign_rows():
     groups = ["benign"] * 1000 + ["malicious"] * 100 + ["look_alike"] * 5 + ["framed"] * 5
     # Half way between two benign rows stands the threshold: the first thirty are below it.
     free = budgets(1.0, 1.0, 1.0)
-    assert calibrate_gate(frameless(logits), groups, free).figures["detection"] == {
+    assert calibrated(frameless(logits), groups, free).figures["detection"] == {
         "1.0%": 0.5,
         "0.1%": 0.0,
     }
     logits[1000:1030] = benign[-10] - 1e-4
     logits[1030:1040] = 1.0
-    assert calibrate_gate(frameless(logits), groups, free).figures["detection"] == {
+    assert calibrated(frameless(logits), groups, free).figures["detection"] == {
         "1.0%": 0.8,
         "0.1%": 0.1,
     }
 
 
 def test_the_figures_can_be_written_as_json():
-    figures = calibrate_gate(*rows(), budgets()).figures
+    figures = calibrated(*rows(), budgets()).figures
     assert json.loads(json.dumps(figures)) == figures
 
 
@@ -325,20 +330,20 @@ def test_every_benign_group_has_the_budget_of_the_settings():
 
 
 def test_calibration_is_the_same_every_time():
-    assert calibrate_gate(*rows(), budgets()) == calibrate_gate(*rows(), budgets())
+    assert calibrated(*rows(), budgets()) == calibrated(*rows(), budgets())
 
 
 def test_labels_that_are_fully_apart_give_finite_odds():
     logits = np.array([5.0] * 10 + [-5.0] * 10)
     groups = ["malicious"] * 10 + ["benign"] * 10
-    calibration = calibrate_gate(frameless(logits), groups, budgets(0.0, 0.0, 0.0))
+    calibration = calibrated(frameless(logits), groups, budgets(0.0, 0.0, 0.0))
     assert math.isfinite(calibration.scale) and math.isfinite(calibration.offset)
     assert calibration.figures["refused"] == {"malicious": 1.0, "benign": 0.0}
 
 
 def test_one_row_of_each_label_is_enough():
     evidence = Evidence(np.array([1.0, -1.0]), np.array([0.5, 1.0]))
-    calibration = calibrate_gate(evidence, ["malicious", "framed"], budgets())
+    calibration = calibrated(evidence, ["malicious", "framed"], budgets())
     assert calibration.figures["refused"] == {"malicious": 1.0, "framed": 0.0}
     assert calibration.figures["detection"] == {}
     assert json.loads(json.dumps(calibration.figures)) == calibration.figures
@@ -362,7 +367,7 @@ def caught_with(monkeypatch, lift, *data):
     """The share of malicious rows that is refused if there is this lift."""
     with monkeypatch.context() as patch:
         patch.setattr(gate_calibration, "LIFTS", (lift,))
-        calibration = calibrate_gate(*data)
+        calibration = calibrated(*data)
     assert calibration.lift == lift
     return shares(calibration, *data[:2])["malicious"]
 
@@ -370,7 +375,7 @@ def caught_with(monkeypatch, lift, *data):
 @pytest.mark.parametrize("seed", range(3))
 def test_the_lift_is_the_one_that_lets_most_malicious_rows_be_refused(monkeypatch, seed):
     data, allowed = framed_rows(seed), budgets(0.02, 0.05, 0.15)
-    calibration = calibrate_gate(*data, allowed)
+    calibration = calibrated(*data, allowed)
     found = shares(calibration, *data)
     assert all(found[group] <= budget for group, budget in allowed.items())
     assert calibration.figures["lift"] == calibration.lift in LIFTS
@@ -387,19 +392,29 @@ def test_of_lifts_that_refuse_equally_many_the_smallest_is_taken():
     logits = np.array([3.0] * 10 + [-3.0] * 10)
     groups = ["malicious"] * 10 + ["benign"] * 10
     for frame in (np.zeros(20), np.ones(20), np.linspace(0, 1, 20)[::-1]):
-        assert calibrate_gate(Evidence(logits, frame), groups, budgets()).lift == 0
+        assert calibrated(Evidence(logits, frame), groups, budgets()).lift == 0
     # Here one of at least a half is needed: a malicious row in a frame lies below the benign ones.
     logits[0], logits[-1], frame = -3.2, -2.9, np.zeros(20)
     frame[0] = 1.0
-    calibration = calibrate_gate(Evidence(logits, frame), groups, budgets(0.1))
+    calibration = calibrated(Evidence(logits, frame), groups, budgets(0.1))
     assert calibration.lift == 0.5 and calibration.figures["refused"] == {"malicious": 1.0, "benign": 0.1}
+
+
+def test_few_rows_in_attack_frames_count_as_much_for_the_lift_as_many_others():
+    # A lift of 1 raises the two malicious rows in frames above the benign one there, which passes three others.
+    logits = np.array([1.0] * 98 + [0.2] * 3 + [-0.1] * 2 + [0.1])
+    frame = np.array([0.0] * 101 + [1.0] * 2 + [0.6])
+    groups = ["malicious"] * 103 + ["framed"]
+    given = budgets(framed=0.0)
+    assert calibrated(Evidence(logits, frame), groups, given).lift == 1
+    assert calibrate_gate(Evidence(logits, frame), groups, [False] * 104, given).lift == 0
 
 
 def test_frames_that_are_mostly_benign_are_not_lifted():
     logits = np.array([1.0] * 20 + [-1.0] * 40)
     frame = np.array([0.0] * 20 + [1.0] * 40)
     groups = ["malicious"] * 20 + ["framed"] * 40
-    assert calibrate_gate(Evidence(logits, frame), groups, budgets()).lift == 0
+    assert calibrated(Evidence(logits, frame), groups, budgets()).lift == 0
 
 
 # Replies.

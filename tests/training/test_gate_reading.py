@@ -157,7 +157,7 @@ def test_readings_are_the_states_from_where_the_gate_reads(family, tokenizer, ma
         torch.testing.assert_close(reading.hidden.float(), expected, rtol=2e-3, atol=2e-3)
         assert reading.malicious == (prompt.request.label == "malicious")
         assert (reading.request, reading.frame, reading.attack, reading.reply) == (
-            prompt.request.id,
+            prompt.request.twins or prompt.request.id,
             "",
             False,
             0,

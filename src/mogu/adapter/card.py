@@ -89,10 +89,16 @@ One variant loaded with PEFT acts on every token. The safe one then refuses harm
 
 _SEQUENCE_ROUTING = """\
 Once the prompt is read, a *gate* gives the probability that the request is malicious, from the hidden states
-of the base's layers {gate_layers}. Below the threshold of **{threshold:.4g}** the reply is the base's, token for
-token. At or above it the reply begins as refusals do, and a LoRA on the attention output projection of
+of the base's layers {gate_layers}. Below the threshold of **{threshold:.4g}** the reply is {answered}.
+At or above it the reply begins as refusals do, and a LoRA on the attention output projection of
 {layers} layers (rank {rank}, alpha {lora_alpha:g}), the *safe* variant, writes it to its end.
 {in_reply} Another threshold goes in as `threshold`, or `--threshold` on the command line."""
+
+_ANSWERED_BY_BASE = "the base's, token for token"
+
+_ANSWERED_BY_USABLE = """\
+the *usable* variant's,
+a second LoRA that answers where the base refuses what it need not"""
 
 _REPLY_IS_READ = """\
 The gate reads on while the base writes, and ends the reply with a refusal from {reply_threshold:.4g} on."""
@@ -226,6 +232,7 @@ def _sequence_routing(config: AdapterConfig, gate: GateConfig) -> dict[str, str]
             rank=config.rank,
             lora_alpha=config.lora_alpha,
             in_reply=in_reply,
+            answered=_ANSWERED_BY_USABLE if "usable" in config.parts else _ANSWERED_BY_BASE,
         ),
         "measured": "\n\n".join(measured),
         "limits": _SEQUENCE_LIMITS.format(in_reply=limit),

@@ -4,7 +4,7 @@ import importlib.util
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.table import Table
@@ -22,6 +22,8 @@ MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 NEW_TOKENS = 48
 SHOWN = {"malicious": 2, "wrapped": 1, "benign": 1, "look-alike": 2}
 """How many prompts of each kind are shown with both replies."""
+
+ATTACKS = ("malicious", "wrapped")
 
 SHOWN_CHARACTERS = 220
 
@@ -53,7 +55,8 @@ def run(
         err.print(f"[dim]Reusing {adapter}; remove it to train again.[/dim]")
     else:
         err.print(
-            "Hardening [bold]SmolLM2-135M-Instruct[/bold]: a safe variant, and the gate that asks for it."
+            "Hardening [bold]SmolLM2-135M-Instruct[/bold]: a safe variant, and the gate that asks for it. "
+            f"Eight stages, about {'four' if quick else 'nine'} minutes on two cores."
         )
         with StageBars(err) as bars:
             train(demo_model(), adapter, settings, progress=bars)
@@ -69,7 +72,7 @@ def run(
                 groups,
                 max_new_tokens=NEW_TOKENS,
                 kept=kept,
-                progress=lambda done, total: bars("answer before and after", done, total),
+                progress=lambda done, total: bars("answer prompts", done, total),
             )
     shares = refused_shares(rows)
     scores = {
@@ -126,12 +129,16 @@ def demo_model() -> Path:
 
 
 def demo_prompts(count: int) -> "dict[str, list[Conversation]]":
-    """``count`` prompts of each kind from the test split, which no training reads."""
+    """``count`` English prompts of each kind from the test split, which no training reads."""
     from mogu.corpus import corpus_requests, corpus_wrappers
     from mogu.data.pairs import balanced, wrap
+    from mogu.data.requests import Label
 
-    malicious = balanced(corpus_requests("malicious", "test"), 2 * count, seed=0)
-    benign = corpus_requests("benign", "test")
+    malicious, benign = (
+        [request for request in corpus_requests(label, "test") if request.language == "en"]
+        for label in get_args(Label)
+    )
+    malicious = balanced(malicious, 2 * count, seed=0)
     frames = corpus_wrappers("jailbreak", "test")
     kinds = {
         "malicious": malicious[:count],
@@ -143,8 +150,14 @@ def demo_prompts(count: int) -> "dict[str, list[Conversation]]":
 
 
 def _refusal_table(shares: dict[str, dict[str, Any]]) -> Table:
+    count = next(iter(shares.values()))["base"].replies
     table = Table(
-        "kind of prompt", title="Refused to the end of the reply (95% interval)", title_justify="left"
+        "kind of prompt",
+        title="Refused to the end of the reply (95% interval)",
+        caption=f"{count} prompts of each kind that training has not seen; "
+        "the malicious ones are subtler than AdvBench's.",
+        title_justify="left",
+        caption_justify="left",
     )
     for column in ("base", "MoGU", "wanted"):
         table.add_column(column, justify="right" if column != "wanted" else "left")
@@ -152,18 +165,34 @@ def _refusal_table(shares: dict[str, dict[str, Any]]) -> Table:
         cells = [
             f"{s.value:4.0%} [dim]({s.low:.0%}-{s.high:.0%})[/dim]" for s in (modes["base"], modes["mogu"])
         ]
-        table.add_row(group, *cells, "high" if group in ("malicious", "wrapped") else "low")
+        table.add_row(group, *cells, "high" if group in ATTACKS else "as the base")
     return table
 
 
 def _side_by_side(rows: "list[ReplyRow]") -> Table:
-    table = Table("prompt", "base", "MoGU", title="Six prompts, twice", title_justify="left", show_lines=True)
+    table = Table(
+        "prompt",
+        "base",
+        "MoGU",
+        title="Six prompts, twice",
+        caption="Of the malicious ones the first that MoGU answers otherwise than the base, of the others the first.",
+        title_justify="left",
+        caption_justify="left",
+        show_lines=True,
+    )
     for group, count in SHOWN.items():
-        base = [row for row in rows if row.group == group and row.mode == "base"][:count]
-        for row in base:
-            twin = next(r for r in rows if (r.group, r.messages, r.mode) == (group, row.messages, "mogu"))
+        base, mogu = ([row for row in rows if (row.group, row.mode) == (group, m)] for m in ("base", "mogu"))
+        pairs = list(zip(base, mogu, strict=True))
+        if group in ATTACKS:
+            pairs.sort(key=lambda pair: pair[0].response == pair[1].response)
+        for before, after in pairs[:count]:
+            same = before.response == after.response
+            verdict = "refused" if after.verdict.holds else "answered"
             table.add_row(
-                f"[dim]{group}[/dim]\n{_short(row.prompt)}", _short(row.response), _short(twin.response)
+                f"[dim]{group}[/dim]\n{_short(before.prompt)}",
+                _short(before.response),
+                f"[dim]{verdict}, gate {after.score or 0.0:.2f}[/dim]\n"
+                + ("the same" if same else _short(after.response)),
             )
     return table
 

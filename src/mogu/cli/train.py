@@ -30,6 +30,13 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="One setting; wins over the file. May be repeated."),
     ] = None,
+    usable: Annotated[
+        bool,
+        typer.Option(
+            "--usable",
+            help="Train the usable variant too, even if the base refuses little that is harmless.",
+        ),
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Short for --set seed=...")] = None,
     device: Device = None,
     dtype: Dtype = "auto",
@@ -42,13 +49,17 @@ def run(
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Harden MODEL: train the usable and the safe variant and the routers.
+    """Harden MODEL: train the safe variant and the gate, or both variants and the routers.
 
     An interrupted training goes on where it was when the same command is given again.
     """
     from mogu.training.settings import TrainingSettings
 
-    given = [*(assignments or []), *([] if seed is None else [f"seed={seed}"])]
+    given = [
+        *(assignments or []),
+        *(["usable_variant=true"] if usable else []),
+        *([] if seed is None else [f"seed={seed}"]),
+    ]
     settings = merge_settings(TrainingSettings.preset(preset), file=config, assignments=given)
     with err.status("Starting"):
         from mogu.training.pipeline import train

@@ -69,6 +69,7 @@ def corpus_requests(label: Label, split: Split) -> list[Request]:
             kind=row["kind"],
             split=split,
             language=row.get("language", "en"),
+            twins=f"pair {row['pair']}" if "pair" in row else "",
         )
         for number, row in enumerate(_rows(f"{label}.jsonl"), start=1)
         if row["split"] == split
@@ -86,6 +87,7 @@ def corpus_conversations(label: Label, split: Split) -> list[Request]:
             category=row["category"],
             kind=row["kind"],
             split=split,
+            twins=f"talk {row['topic']}",
         )
         for number, row in enumerate(_rows("conversations.jsonl"), start=1)
         if (row["label"], row["split"]) == (label, split)

@@ -26,14 +26,14 @@ SHARES: dict[Label, dict[str, float]] = {
         "jailbreak_frame": 0.14,
         "innocent_frame": 0.02,
         "noise": 0.025,
-        "conversation": 0.09,
+        "conversation": 0.11,
         "history": 0.055,
     },
     "benign": {
         "jailbreak_frame": 0.04,
         "innocent_frame": 0.045,
         "noise": 0.015,
-        "conversation": 0.09,
+        "conversation": 0.11,
         "history": 0.055,
         "document": 0.012,
     },
@@ -44,7 +44,7 @@ is more often malicious than not: there the shares, which are the gate's prior, 
 SYSTEM_SHARE = 0.08
 """Rows that get one of the harmless system messages, under either label."""
 
-OTHER_LANGUAGES = 0.3
+OTHER_LANGUAGES = 0.2
 """At most this share of a label's requests is in other languages than English."""
 
 LONGEST_WRAPPED = 400

@@ -28,6 +28,8 @@ class Request:
         split: The part of the data that it belongs to.
         language: ISO 639-1 code of the request's language.
         group: The group of wrappers that it is wrapped in, such as `persona`; empty if it is not.
+        twins: Names the requests that say nearly the same under both labels, such as the two of a contrast; empty if
+            it has none.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Request:
     split: Split = "train"
     language: str = "en"
     group: str = ""
+    twins: str = ""
 
 
 def split_of(text: str) -> Split:

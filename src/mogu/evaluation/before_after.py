@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from mogu.chat import Conversation, Message, batch_left_pad, encode_chat
-from mogu.evaluation.judges.refusal import RefusalVerdict, judge_refusal
 from mogu.files import read_grown_jsonl
 from mogu.generation import Mode, MoguModel
+from mogu.judges.refusal import RefusalVerdict, judge_refusal
 from mogu.share import Share
 
 

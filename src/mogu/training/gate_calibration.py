@@ -76,18 +76,23 @@ class Calibration:
         return _sigmoid(self.scale * evidence.lifted(self.lift) + self.offset)
 
 
-def calibrate_gate(evidence: Evidence, groups: Sequence[str], budgets: Mapping[str, float]) -> Calibration:
+def calibrate_gate(
+    evidence: Evidence, groups: Sequence[str], attack: Sequence[bool], budgets: Mapping[str, float]
+) -> Calibration:
     """Find the lift, probabilities (Platt's scaling) and the lowest threshold that keeps all budgets.
 
-    The lift is the one under which the threshold refuses most malicious rows; of equal ones the smallest.
+    The lift is the one under which the threshold refuses most malicious rows, those in the frame of an attack and all
+    others counting for a half each; of equal ones the smallest.
 
     Args:
         evidence: ``(rows,)``, each of a gate that was fitted without the row.
         groups: of each row, one of `ROW_GROUPS`; malicious ones and others must be there.
+        attack: of each row, whether it stands in the frame of an attack, whatever its label.
         budgets: of each benign group the largest share (0 to 1) that may be refused.
     """
     names = np.array(groups)
     malicious = names == "malicious"
+    halves = [half for half in (malicious & np.array(attack), malicious & ~np.array(attack)) if half.any()]
 
     def caught(lift: float) -> float:
         logits = evidence.lifted(lift)
@@ -96,7 +101,7 @@ def calibrate_gate(evidence: Evidence, groups: Sequence[str], budgets: Mapping[s
             _first_spared(own, int(len(own) * budget))
             for own, budget in ((logits[names == group], budget) for group, budget in budgets.items())
         ]
-        return float((logits[malicious] > max(spared)).mean())
+        return float(np.mean([(logits[half] > max(spared)).mean() for half in halves]))
 
     lift = max(LIFTS, key=lambda lift: (caught(lift), -lift))
     logits = evidence.lifted(lift)

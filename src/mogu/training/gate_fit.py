@@ -21,10 +21,13 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from mogu.adapter.gate import Gate, Probe, looks_at
-from mogu.training.loop import RATE_TIMES_WIDTH, Progress
+from mogu.training.loop import Progress
 
-EPOCHS = 16
-BATCH_ROWS = 32
+EPOCHS = 12
+PROBE_RATE_TIMES_WIDTH = 2.3
+"""Learning rate at the start, times the size of a hidden state."""
+
+BATCH_ROWS = 16
 BATCH_TOKENS = 12_000
 WEIGHT_DECAY = 0.3
 DROPOUT = 0.4
@@ -44,7 +47,8 @@ class Reading:
     Attributes:
         hidden: ``(layers, tokens, features)`` float16, of root mean square 1, on the CPU.
         malicious: its label.
-        request: id of the request, which may stand in several frames and have several readings.
+        request: names the request, which may stand in several frames and have several readings, and its twin under
+            the other label with it.
         frame: the group of frames that it stands in, such as `persona`; empty if it stands in none.
         attack: whether that frame is one of attacks, whatever the label.
         reply: how many of the tokens, the last ones, are the base's reply.
@@ -147,7 +151,7 @@ def _fit_probe(
     with torch.no_grad():
         probe.inner.copy_(torch.randn(probe.inner.shape, generator=generator) / features**0.5)
         probe.vectors.copy_(torch.randn(probe.vectors.shape, generator=generator) * 0.05)
-    rate = RATE_TIMES_WIDTH / features
+    rate = PROBE_RATE_TIMES_WIDTH / features
     optimizer = torch.optim.AdamW(probe.parameters(), lr=rate, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.99))
     steps = EPOCHS * len(batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
@@ -255,7 +259,8 @@ def left_out(
     """Gates that have not seen some readings, and which; over all folds each reading once.
 
     A reading in a frame goes to a gate that has seen no frame of that group: attacks of a kind that training never
-    saw. No gate has seen the request of a reading that it is for, in whatever frame.
+    saw. No gate has seen the request of a reading that it is for, in whatever frame, nor its twin: one that had would
+    know the words by the other label.
 
     Args:
         readings: as for :func:`fit_gate`.

@@ -111,7 +111,7 @@ def read_conversations(
             readings[row] = Reading(
                 kept,
                 request.label == "malicious",
-                request.id,
+                request.twins or request.id,
                 request.group,
                 attack=request.kind == "jailbreak_frame" or request.group == "noise",
                 reply=prompt.reply,

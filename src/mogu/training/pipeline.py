@@ -72,7 +72,8 @@ def train(
     check_target(output)
     requests = {split: _requests(split, settings, malicious, benign) for split in ("train", "validation")}
     run = Run(output.with_name(output.name + ".training"), progress)
-    with run.stage("load model"):
+    with run.stage("load model") as step:
+        step(0, 1)
         loaded = load_model(
             model,
             dtype=dtype,
@@ -80,6 +81,7 @@ def train(
             chat_template=chat_template,
             trust_remote_code=trust_remote_code,
         )
+        step(1, 1)
     data = _data_sources(requests, {"malicious": malicious, "benign": benign})
     return train_loaded(loaded, output, settings, requests, data, run, projection)
 
@@ -113,8 +115,8 @@ def train_loaded(
         parts: list[PartName] = ["safe", "usable", "routers"]
         gate = None
         if settings.routing == "sequence":
-            parts = ["safe", "gate"]
             gate, metrics = train_sequence_routing(loaded, adapter, recorder, prompts, count, settings, run)
+            parts = ["safe", "usable", "gate"] if "usable" in metrics else ["safe", "gate"]
         else:
             metrics = train_token_routing(loaded, adapter, recorder, prompts, count, settings, run)
         versions = package_versions()

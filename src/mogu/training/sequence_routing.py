@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from mogu.training.gate_calibration import (
 from mogu.training.gate_fit import Evidence, evidence_of, fit_gate, left_out, running_evidence
 from mogu.training.gate_reading import choose_layers, read_conversations
 from mogu.training.loop import rate_at_width
+from mogu.training.over_refusal import base_refusals, glad_examples, needs_usable
 from mogu.training.preparation import (
     BEGUN_TOKENS,
     BegunReply,
@@ -34,7 +36,7 @@ from mogu.training.preparation import (
 from mogu.training.recording import Recorder
 from mogu.training.run import Run
 from mogu.training.settings import TrainingSettings
-from mogu.training.stage import SafeStage, gradient_checkpointing
+from mogu.training.stage import SafeStage, UsableStage, VariantStage, gradient_checkpointing
 from mogu.turns import TurnMarks
 
 PARAGRAPH = "\n\n"
@@ -77,7 +79,7 @@ def train_sequence_routing(
     settings: TrainingSettings,
     run: Run,
 ) -> SequenceRouting:
-    """Train the safe variant in place and give the adapter its gate.
+    """Train the safe variant in place, the usable one where it is needed, and give the adapter its gate.
 
     Args:
         loaded: the base.
@@ -102,14 +104,18 @@ def train_sequence_routing(
             examples = record_refusals(
                 recorder, loaded.tokenizer, [*learned, *watched], begun, break_ids, settings, step
             )
-        metrics["safe"] = run.train(
-            "safe",
-            SafeStage(adapter, recorder, examples, settings),
-            list(range(len(learned))),
-            list(range(len(learned), len(examples))),
-            settings.variant_epochs,
-            settings.variant_learning_rate or rate_at_width(adapter),
-        )
+        stage: VariantStage = SafeStage(adapter, recorder, examples, settings)
+        metrics["safe"] = _train_variant("safe", stage, adapter, len(learned), run)
+        refused = base_refusals(loaded.tokenizer, [*learned, *watched], begun)
+        metrics["base_refuses_benign"] = refused and refused._asdict()
+        if needs_usable(refused, settings):
+            glad = [_benign(learned), _benign(watched)]
+            with run.stage("glad replies") as step:
+                examples = glad_examples(
+                    recorder, loaded.tokenizer, [*chain(*glad)], settings, run.work, step
+                )
+            stage = UsableStage(adapter, recorder, examples, settings)
+            metrics["usable"] = _train_variant("usable", stage, adapter, len(glad[0]), run)
     opened = [_opened(prompt, reply, rng) for prompt, reply in zip([*learned, *watched], begun, strict=True)]
     metrics["gate"] = _train_gate(
         adapter, recorder, marks, [*training, *validation, *filter(None, opened)], validation, settings, run
@@ -125,6 +131,19 @@ def train_sequence_routing(
         refusal_starts=refusal_starts(loaded),
     )
     return SequenceRouting(config, metrics)
+
+
+def _benign(prompts: list[Prompt]) -> list[Prompt]:
+    return [prompt for prompt in prompts if prompt.request.label == "benign"]
+
+
+def _train_variant(
+    name: str, stage: VariantStage, adapter: Adapter, learned: int, run: Run
+) -> dict[str, Any]:
+    """Train a variant on the first `learned` examples of its stage, with the others for validation; its metrics."""
+    rows = list(range(len(stage.examples)))
+    rate = stage.settings.variant_learning_rate or rate_at_width(adapter)
+    return run.train(name, stage, rows[:learned], rows[learned:], stage.settings.variant_epochs, rate)
 
 
 def refusal_starts(loaded: LoadedModel) -> list[int]:
@@ -197,7 +216,7 @@ def _train_gate(
                     for row in held
                     if readings[row].reply > BEGUN_TOKENS["opener"][1] and not readings[row].malicious
                 }
-        calibration = calibrate_gate(evidence, groups, budgets)
+        calibration = calibrate_gate(evidence, groups, [reading.attack for reading in readings], budgets)
     figures = calibration.figures | figures_by_kind(
         calibration.probability(evidence) >= calibration.threshold, readings, requests
     )

@@ -19,8 +19,8 @@ class TrainingSettings(BaseModel):
     )
 
     # Data.
-    malicious_requests: int = Field(1400, ge=8, description="malicious requests trained on (paper: 300)")
-    benign_requests: int = Field(1500, ge=8, description="benign requests trained on (paper: 300)")
+    malicious_requests: int = Field(1600, ge=8, description="malicious requests trained on (paper: 300)")
+    benign_requests: int = Field(1700, ge=8, description="benign requests trained on (paper: 300)")
     variant_requests: int | None = Field(
         128,
         ge=8,
@@ -30,7 +30,7 @@ class TrainingSettings(BaseModel):
         0.12, ge=0, le=1, description="token routing: share of the requests put into frames (paper: none)"
     )
     reply_tokens: int = Field(
-        16, ge=2, description="token routing: tokens of the base's own reply to a benign request"
+        16, ge=2, description="tokens of the base's own reply from which the usable variant learns"
     )
     validation_requests: int = Field(140, ge=8, description="validation requests of each label")
 
@@ -60,6 +60,12 @@ class TrainingSettings(BaseModel):
     variant_epochs: int = Field(2, ge=1, description="passes over the data, at most, for each variant")
     variant_learning_rate: float | None = Field(
         None, gt=0, description="of both variants, AdamW; null: 1.152 / width of the layer (paper: 5e-5)"
+    )
+
+    usable_variant: bool | None = Field(
+        None,
+        description="sequence routing: train the usable variant too, which then writes what is not refused; null: "
+        "where the base refuses clearly more benign requests than benign_refusal_budget allows",
     )
 
     # Routers.
@@ -132,6 +138,8 @@ class TrainingSettings(BaseModel):
                 raise ValueError("variant_objective='ratio' belongs to routing='token'")
             if self.benign_refusal_budget is None:
                 raise ValueError("routing='sequence' needs a benign_refusal_budget")
+        elif self.usable_variant is not None:
+            raise ValueError("usable_variant belongs to routing='sequence': token routing always trains both")
         elif self.routed_tokens is None:
             raise ValueError("routing='token' needs routed_tokens: try 24, or 5 as in the paper")
         elif self.routed_prompt_tokens == 0:
@@ -187,8 +195,8 @@ PRESETS: dict[str, dict[str, object]] = {
     },
     # The default's method on all that the corpus has; about three times its time.
     "full": {
-        "malicious_requests": 2400,
-        "benign_requests": 2700,
+        "malicious_requests": 3200,
+        "benign_requests": 3600,
         "variant_requests": 320,
         "validation_requests": 240,
         "read_reply_tokens": 256,

@@ -277,6 +277,11 @@ class UsableStage(VariantStage):
 
     variant, wanted, counter_label = USABLE, ReplyKind.GLAD, True
 
+    @property
+    def may_keep_start(self) -> bool:
+        """Whether it begins as the base, whose replies are its own targets."""
+        return self.settings.variant_objective == "target"
+
     @staticmethod
     def trained(layer: nn.Module) -> nn.Module:
         """The usable LoRA."""

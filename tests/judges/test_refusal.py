@@ -3,7 +3,7 @@
 
 import pytest
 
-from mogu.evaluation.judges.refusal import RefusalVerdict, holds_refusal, judge_refusal, opens_with_refusal
+from mogu.judges.refusal import RefusalVerdict, holds_refusal, judge_refusal, opens_with_refusal
 
 REFUSED = [
     # plain
