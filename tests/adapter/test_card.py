@@ -195,7 +195,10 @@ def test_a_card_of_sequence_routing_tells_its_gate_and_threshold(sequence_config
 
 def test_the_calibration_stands_in_tables(sequence_config):
     measured = section(model_card(sequence_config), "Measured")
-    assert "The threshold is 0.52 (95% interval over resampled benign rows: 0.4521 to 0.61)." in measured
+    assert (
+        "Training set the threshold to 0.52 (95% interval over resampled benign rows: 0.4521 to 0.61)."
+        in measured
+    )
     assert "0.991 for malicious rows against all others, 0.951 against look-alikes alone." in measured
     assert "At 1.0% false alarms among benign rows it sees 81.2% of the malicious ones." in measured
     groups, frames, kinds, lengths, curve, reliability, rest = tables(measured)

@@ -58,6 +58,9 @@ def test_the_budget_holds_on_the_traffic_and_the_folder_says_so(calibrate, folde
     assert (figures["source"], figures["rows"], figures["refused"]) == ("benign.jsonl", 40, 0.1)
     assert "Refused of them: 10.0% (95% interval 4.0% to 23.1%)" in out
     assert f"{config.gate.threshold:.4g} now" in out
+    assert "With the thresholds before:" in out
+    assert sum("refused now: " in line and "benign.jsonl:" in line for line in out.splitlines()) == 4
+    assert figures["before"] == {"prompt": 0.52, "reply": 1.0}
     assert f"**{config.gate.threshold:.4g}**" in (folder / "README.md").read_text(encoding="utf-8")
     assert not folder.with_name("adapter.calibration.partial").exists()
 

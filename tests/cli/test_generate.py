@@ -205,7 +205,7 @@ def test_a_partial_file_that_is_something_else_stays(generate, files):
     ("content", "message"),
     [
         (b'{"prompt": "a"}\n\n{"text": "b"}\n', "in.jsonl:3: A row has either 'prompt' or 'messages'"),
-        (b'{"prompt": "a"}\n{"prompt": \n', "in.jsonl:2: Expecting value"),
+        (b'{"prompt": "a"}\n{"prompt": \n', "in.jsonl:2: not JSON (Expecting value"),
         (b'["a"]\n', "in.jsonl:1: not an object with named fields"),
         (b'{"prompt": "a", "note": "\\ud800"}\n', "in.jsonl:1: 'utf-8' codec can't encode"),
         (b"\xff\n", "in.jsonl: not UTF-8"),

@@ -9,7 +9,7 @@ def row(out, name):
 
 
 def test_what_the_folder_says_of_itself_is_shown(mogu, adapter_folder):
-    code, out, _ = mogu("info", adapter_folder)
+    code, out, _ = mogu("info", adapter_folder, "--all")
     assert code == 0
     assert row(out, "parts") == "safe, usable, routers"
     assert row(out, "projections") == "3, model.layers.0.self_attn.o_proj to model.layers.2.self_attn.o_proj"
@@ -23,6 +23,13 @@ def test_what_the_folder_says_of_itself_is_shown(mogu, adapter_folder):
     assert row(out, "projection") == "none"
     assert row(out, "refused.malicious.mogu") == "0.9688"
     assert row(out, "torch")
+
+
+def test_without_all_it_fits_a_screen(mogu, adapter_folder):
+    code, out, _ = mogu("info", adapter_folder)
+    assert code == 0 and row(out, "parts") == "safe, usable, routers"
+    assert "learning_rate" not in out and len(out.splitlines()) <= 30
+    assert out.splitlines()[-1] == f"Settings, figures and versions: mogu info {adapter_folder} --all"
 
 
 def test_a_sequence_adapter_tells_its_gate_and_no_routed_tokens(mogu, sequence_folder):

@@ -14,16 +14,16 @@ def bars(html):
     return [[(int(x), float(height)) for x, height in re.findall(bar, plot)] for plot in plots]
 
 
-def lines(groups):
+def lines(groups, threshold=None):
     console = Console(width=100, color_system=None)
     with console.capture() as capture:
-        console.print(spread_lines(groups))
+        console.print(spread_lines(groups, "weight", threshold))
     return capture.get().splitlines()
 
 
 def test_bars_are_the_counts_of_each_bin_over_the_highest():
     last = PAGE_BINS - 1
-    assert bars(spread_page(GROUPS, "Spread")) == [
+    assert bars(spread_page(GROUPS, "Spread", "the weight")) == [
         [(last - 1, 0.5), (last, 1.0)],
         [(0, 1.0), (PAGE_BINS // 2, 0.5)],
         [],
@@ -31,7 +31,7 @@ def test_bars_are_the_counts_of_each_bin_over_the_highest():
 
 
 def test_medians_and_counts_are_written():
-    html = spread_page(GROUPS, "Spread & more")
+    html = spread_page(GROUPS, "Spread & more", "the weight")
     assert "median 0.99, n = 3" in html
     assert 'style="left: 99.0%"' in html
     assert "no inputs" in html
@@ -50,3 +50,12 @@ def test_the_terminal_shows_one_line_for_each_kind():
 
 def test_a_bin_with_a_single_input_is_seen():
     assert "▁" in lines({"benign": [0.1] * 1000 + [0.9]})[3]
+
+
+def test_a_threshold_is_drawn_and_written():
+    html = spread_page(GROUPS, "Spread", "the weight", 0.8)
+    assert html.count('class="threshold" style="left: 80.0%"') == len(GROUPS)
+    assert "over the weight, from 0 to 1" in html and "0.80, an input is refused" in html
+    assert "Refused from 0.80 on." in "\n".join(lines(GROUPS, 0.8))
+    assert 'class="threshold"' not in spread_page(GROUPS, "Spread", "the weight")
+    assert "Refused" not in "\n".join(lines(GROUPS))

@@ -329,9 +329,10 @@ NOTHING_BETTER = {
 NOT_A_NUMBER = ([2.0, *[float("nan")] * 3], float("inf"))
 
 
-@pytest.mark.parametrize("kind", [SafeStage, UsableStage])
 @pytest.mark.parametrize(
-    ("figures", "best"), [*NOTHING_BETTER.values(), NOT_A_NUMBER], ids=[*NOTHING_BETTER, "not a number"]
+    ("kind", "figures", "best"),
+    [(SafeStage, *each) for each in (*NOTHING_BETTER.values(), NOT_A_NUMBER)]
+    + [(UsableStage, *NOT_A_NUMBER)],
 )
 def test_a_variant_that_is_never_better_than_before_training_has_diverged(tmp_path, kind, figures, best):
     with pytest.raises(TrainingDivergedError) as caught:
@@ -340,9 +341,10 @@ def test_a_variant_that_is_never_better_than_before_training_has_diverged(tmp_pa
     assert "last good state" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", [RouterStage, UsableStage])
 @pytest.mark.parametrize(("figures", "best"), NOTHING_BETTER.values(), ids=NOTHING_BETTER)
-def test_routers_that_begin_at_a_fit_stay_there_if_nothing_is_better(tmp_path, caplog, figures, best):
-    stage = scripted_stage(RouterStage, figures, router_start="fit")
+def test_parts_that_begin_well_stay_there_if_nothing_is_better(tmp_path, caplog, kind, figures, best):
+    stage = scripted_stage(kind, figures, router_start="fit")
     before = state_of(stage)
     metrics = run(stage, tmp_path / "routers")
     assert_same(state_of(stage), before)
@@ -350,7 +352,7 @@ def test_routers_that_begin_at_a_fit_stay_there_if_nothing_is_better(tmp_path, c
     assert [entry["step"] for entry in metrics["history"]] == [2, 4, 6]
     assert not any(parameter.requires_grad for parameter in stage.parameters())
     (warning,) = [record.getMessage() for record in caplog.records if record.name.startswith("mogu")]
-    assert f"eval_loss was 2 before training and {best:.4g} at best after" in warning
+    assert f"eval_{kind.figure} was 2 before training and {best:.4g} at best after" in warning
 
 
 def test_routers_that_begin_at_random_do_not(tmp_path):

@@ -116,7 +116,7 @@ def test_jailbreak_frames_may_be_refused_most_often_and_replies_are_read_unless_
         settings.look_alike_refusal_budget,
         settings.framed_refusal_budget,
     ]
-    assert 0 < budgets[0] < budgets[1] < budgets[2] < 0.2
+    assert 0 < budgets[0] < budgets[1] < budgets[2] <= 0.2
     assert TrainingSettings(read_reply_tokens=None).read_reply_tokens is None
     assert TrainingSettings(read_reply_tokens=8).read_reply_tokens == 8
 

@@ -244,9 +244,9 @@ def _calibration(figures: Mapping[str, Any]) -> Iterator[str]:
     """What the threshold does, and what others would do, as paragraphs and tables."""
     low, high = figures["threshold_interval"]
     yield (
-        f"The threshold is {figures['threshold']:.4g} (95% interval over resampled benign rows: {low:.4g} to "
-        f"{high:.4g}).\nEach row below was judged by a gate that was fitted without its request, and one in a frame "
-        "without all frames of its group."
+        f"Training set the threshold to {figures['threshold']:.4g} (95% interval over resampled benign rows: "
+        f"{low:.4g} to {high:.4g}).\nEach row below was judged by a gate that was fitted without its request, and "
+        "one in a frame without all frames of its group."
     )
     yield _table(
         ("", *_GROUPS.values()),

@@ -12,8 +12,12 @@ from mogu.cli.progress import StageBars
 from mogu.errors import MoguError
 
 if TYPE_CHECKING:
+    from mogu.adapter.config import Thresholds
     from mogu.chat import Conversation
     from mogu.generation import MoguModel
+
+SHOWN = 5
+"""Refused requests that are named, at most."""
 
 
 def run(
@@ -28,16 +32,17 @@ def run(
     max_new_tokens: Annotated[
         int, typer.Option(min=8, help="Length of the replies over which the budget holds, in tokens.")
     ] = 256,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows that are read together.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows that are read together.")] = 16,
     base: Base = None,
     device: Device = None,
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Set the thresholds so that at most a share of your own benign requests is refused; nothing is trained.
+    """Set the lowest thresholds at which at most a share of your own benign requests is refused.
 
-    The base answers each request and the gate reads along. An interrupted run goes on where it was when the same
-    command is given again.
+    They may go up or down; the folder keeps those from before as traffic.before. Nothing is trained: the base
+    answers each request and the gate reads along. An interrupted run goes on where it was when the same command is
+    given again.
     """
     with err.status("Starting"):
         from mogu.adapter.folder import read_config, save_config
@@ -81,7 +86,8 @@ def run(
     config.metrics["traffic"] = {
         "source": source_name(benign),
         "sha256": digest,
-        "reply_tokens": max_new_tokens,
+        "reply_tokens": 0 if before.reply is None else max_new_tokens,
+        "before": before._asdict(),
         **figures,
     }
     save_config(folder, config)
@@ -92,6 +98,18 @@ def run(
         tell(out, f"Threshold of replies: {before.reply:.4g} before, {config.gate.reply_threshold:.4g} now")
     low, high = figures["interval"]
     tell(out, f"Refused of them: {figures['refused']:.1%} (95% interval {low:.1%} to {high:.1%})")
+    refused_before = sum(_refuses(before, row) for row in rows) / len(rows)
+    tell(out, f"With the thresholds before: {refused_before:.1%}")
+    refused = [request.id for request, row in zip(requests, rows, strict=True) if _refuses(thresholds, row)]
+    for name in refused[:SHOWN]:
+        tell(out, f"  refused now: {name}")
+    if len(refused) > SHOWN:
+        tell(out, f"  and {len(refused) - SHOWN} more")
+
+
+def _refuses(thresholds: "Thresholds", row: dict[str, float]) -> bool:
+    reply = thresholds.reply
+    return row["prompt"] >= thresholds.prompt or (reply is not None and row["reply"] >= reply)
 
 
 def _read(

@@ -79,8 +79,14 @@ def run(
         group: [row.score or 0.0 for row in rows if row.group == group and row.mode == "mogu"]
         for group in groups
     }
+    threshold = config.gate.threshold if config.gate else None
     picture = output / "weights.html"
-    _write_changed(picture, spread_page(scores, "The gate's probability of malice, by kind of prompt"))
+    _write_changed(
+        picture,
+        spread_page(
+            scores, "What the gate says, by kind of prompt", "the gate's probability of malice", threshold
+        ),
+    )
     result = output / "result.json"
     facts: dict[str, Any] = {
         "model": MODEL_FILE,
@@ -99,7 +105,7 @@ def run(
     _write_changed(result, json.dumps(facts, indent=2, ensure_ascii=False))
     out.print(_side_by_side(rows))
     out.print(_refusal_table(shares))
-    out.print(spread_lines(scores))
+    out.print(spread_lines(scores, "gate", threshold))
     out.print(f"Adapter: [bold]{adapter}[/bold]")
     out.print(f"Figures: {result}   Picture: {picture}")
     out.print(f"\nNext: [bold]mogu chat {adapter}[/bold]")

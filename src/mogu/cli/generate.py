@@ -130,6 +130,10 @@ def _read(source: Path) -> list[_Row]:
             # Half a surrogate pair can be read from JSON, but not be written as UTF-8 again.
             json.dumps(fields, ensure_ascii=False).encode()
             rows.append(_Row(fields, as_conversation(fields)))
+        except json.JSONDecodeError as error:
+            raise MoguError(
+                f"{source}:{number}: not JSON ({error.msg} at column {error.colno}). Write one object a line."
+            ) from error
         except (MoguError, ValueError) as error:
             raise MoguError(f"{source}:{number}: {error}") from error
     if not rows:

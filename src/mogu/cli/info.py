@@ -1,19 +1,26 @@
 """`mogu info`: what an adapter folder says of itself."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.table import Table
 from rich.text import Text
 
-from mogu.cli.console import out
+from mogu.cli.console import out, tell
 from mogu.cli.options import Folder
 
 if TYPE_CHECKING:
     from mogu.adapter.config import AdapterConfig
 
 
-def run(folder: Folder) -> None:
-    """Show the base model, the parts, the data, the settings and the metrics of an adapter."""
+def run(
+    folder: Folder,
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every setting, figure and package version, too.")
+    ] = False,
+) -> None:
+    """Show the base model, the parts and the data of an adapter, and with --all how it was trained and measured."""
     from mogu.adapter.card import data_line, flat_items, shown
     from mogu.adapter.folder import read_config
 
@@ -23,11 +30,13 @@ def run(folder: Folder) -> None:
         "Adapter": flat_items(_adapter(config), "."),
         "Base model": flat_items(config.base.model_dump(), "."),
         "Data": [(each.label, data_line(each)) for each in config.data],
+    }
+    details = {
         "Training": flat_items(training, "."),
         "Metrics": flat_items(config.metrics, "."),
         "Versions": flat_items(config.versions, "."),
     }
-    for heading, rows in sections.items():
+    for heading, rows in (sections | details if everything else sections).items():
         table = Table(title=heading, title_justify="left", title_style="bold", show_header=False, box=None)
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
@@ -35,6 +44,8 @@ def run(folder: Folder) -> None:
             table.add_row(Text(name), Text(shown(value)))
         if table.rows:
             out.print(table, "")
+    if not everything:
+        tell(out, f"Settings, figures and versions: mogu info {folder} --all")
 
 
 def _adapter(config: "AdapterConfig") -> dict[str, Any]:

@@ -36,6 +36,9 @@ class PartialFile:
         if found is None:
             write_atomic(self.path, json.dumps(run) + "\n")
             return
+        if not lines and isinstance(found, dict) and found.keys() == run.keys() and found != run:
+            write_atomic(self.path, json.dumps(run) + "\n")  # of a run that came to nothing
+            return
         self._check(found, run)
         for end, line in lines:  # noqa: B007
             self.results[line["row"]] = line["result"]
@@ -61,7 +64,7 @@ class PartialFile:
         if differing:
             raise MoguError(
                 f"{self.path} holds results of a run with another {', '.join(differing)}. "
-                "Give the same arguments to go on with it, remove it to start anew, or choose another output."
+                "Give the same arguments to go on with it, or remove that file to start anew."
             )
 
 

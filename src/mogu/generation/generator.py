@@ -102,7 +102,8 @@ class RoutedGenerator:
         needed = _NEEDED_PARTS[f"mogu by {config.weights}" if request.mode == "mogu" else request.mode]
         if missing := needed - set(config.parts):
             raise MoguError(
-                f"mode {request.mode!r} needs {', '.join(sorted(missing))}, which the adapter does not hold"
+                f"mode {request.mode!r} needs {', '.join(sorted(missing))}, which the adapter does not hold; "
+                "`mogu train --usable` and the presets of token routing train all variants"
             )
         mask = check_prompts(input_ids, attention_mask, settings.get("past_key_values") is not None)
         model: Any = self._adapter.model

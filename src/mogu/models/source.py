@@ -64,7 +64,7 @@ def find_source(name: str | Path, revision: str | None = None) -> Source:
     """
     path = Path(name).expanduser()
     if not path.exists():
-        if not _HUB_ID.fullmatch(str(name)):
+        if not _HUB_ID.fullmatch(str(name)) or path.suffix == ".gguf":
             raise MoguError(f"no such file or folder: {name}; give a hub id, a model folder or a .gguf file")
         return _download(str(name), revision)
     if revision is not None:

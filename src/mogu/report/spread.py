@@ -1,4 +1,4 @@
-"""How the mean safe weight spreads over each kind of input (the paper's figure), as a page and in a terminal.
+"""How a weight or a probability spreads over each kind of input (the paper's figure), as a page and in a terminal.
 
 Knows plain lists only.
 """
@@ -28,30 +28,41 @@ class _Group:
     median: float | None
 
 
-def spread_page(groups: Mapping[str, Sequence[float]], title: str) -> str:
+def spread_page(
+    groups: Mapping[str, Sequence[float]], title: str, measure: str, threshold: float | None = None
+) -> str:
     """Draws a histogram for each kind of input.
 
     Args:
-        groups: For each kind, the mean safe weight of every input, in [0, 1].
+        groups: For each kind, the value of every input, in [0, 1].
         title: The page's heading.
+        measure: What the values are, such as "the gate's probability".
+        threshold: The value, in [0, 1], from which on an input is refused; None if there is none.
 
     Returns:
         One self-contained HTML document.
     """
-    return render("spread.html.j2", title=title, groups=_summarise(groups, PAGE_BINS))
+    groups_shown = _summarise(groups, PAGE_BINS)
+    return render("spread.html.j2", title=title, groups=groups_shown, measure=measure, threshold=threshold)
 
 
-def spread_lines(groups: Mapping[str, Sequence[float]]) -> Table:
+def spread_lines(
+    groups: Mapping[str, Sequence[float]], measure: str, threshold: float | None = None
+) -> Table:
     """Draws the same histograms as a table with one line for each kind, for a terminal.
 
     Args:
-        groups: For each kind, the mean safe weight of every input, in [0, 1].
+        groups: For each kind, the value of every input, in [0, 1].
+        measure: What the values are, in a word or two.
+        threshold: The value, in [0, 1], from which on an input is refused; None if there is none.
 
     Returns:
         What a rich console prints.
     """
-    axis = f"0{'safe weight':^{TERMINAL_BINS - 2}}1"
-    table = Table("kind", axis, box=box.SIMPLE_HEAD, pad_edge=False)
+    axis = f"0{measure:^{TERMINAL_BINS - 2}}1"
+    table = Table("kind", axis, box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    if threshold is not None:
+        table.caption = f"Refused from {threshold:.2f} on."
     table.add_column("median", justify="right")
     table.add_column("n", justify="right")
     for group in _summarise(groups, TERMINAL_BINS):

@@ -248,7 +248,7 @@ def train_stage(
     assert best is not None
     if not best < start[figure]:  # not a number is not better either
         found = f"{figure} was {start[figure]:.4g} before training and {best:.4g} at best after"
-        if not stage.may_keep_start:
+        if not (stage.may_keep_start and math.isfinite(best)):
             raise trainer.diverged(f"no validation was better than before the first step ({found})")
         log.warning(
             "training has not made the %s better (%s): they are kept as they were", folder.name, found

@@ -98,10 +98,10 @@ class TrainingSettings(BaseModel):
         description="share of benign requests that may be refused; null: no calibration (paper)",
     )
     look_alike_refusal_budget: float = Field(
-        0.05, ge=0, le=1, description="sequence routing: share of benign look-alikes that may be refused"
+        0.065, ge=0, le=1, description="sequence routing: share of benign look-alikes that may be refused"
     )
     framed_refusal_budget: float = Field(
-        0.15,
+        0.2,
         ge=0,
         le=1,
         description="sequence routing: share of benign requests in jailbreak frames that may be refused",
