@@ -192,13 +192,13 @@ def _side_by_side(rows: "list[ReplyRow]") -> Table:
         if group in ATTACKS:
             pairs.sort(key=lambda pair: pair[0].response == pair[1].response)
         for before, after in pairs[:count]:
-            same = before.response == after.response
-            verdict = "refused" if after.verdict.holds else "answered"
+            told, shown = f"gate {after.score or 0.0:.2f}", "the same"
+            if before.response != after.response:
+                told, shown = f"{told}, refused" if after.verdict.holds else told, _short(after.response)
             table.add_row(
                 f"[dim]{group}[/dim]\n{_short(before.prompt)}",
                 _short(before.response),
-                f"[dim]{verdict}, gate {after.score or 0.0:.2f}[/dim]\n"
-                + ("the same" if same else _short(after.response)),
+                f"[dim]{told}[/dim]\n{shown}",
             )
     return table
 
