@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from mogu.cli.partial import PartialFile
+from mogu.errors import MoguError
 from mogu.files import write_jsonl
 from mogu.generation import MoguModel
 
@@ -192,6 +194,24 @@ def test_a_partial_file_without_a_whole_first_line_is_begun_anew(generate, files
     files[1].with_name("out.jsonl.partial").write_text(content)
     assert generate()[0] == 0
     assert len(read(files[1])) == 5
+
+
+def test_a_run_without_results_leaves_nothing_behind(generate, files, batches):
+    batches.fail_after = 0
+    assert generate()[0] == 130
+    assert [path.name for path in files[1].parent.iterdir()] == ["in.jsonl"]
+
+
+def test_of_two_runs_at_once_the_second_to_have_results_ends(tmp_path):
+    first, second = (PartialFile(tmp_path / "out.jsonl", {"mode": mode}) for mode in ("mogu", "base"))
+    first.append({0: {"response": "a"}})
+    with pytest.raises(MoguError, match="was begun by another run meanwhile"):
+        second.append({0: {"response": "b"}})
+    first.append({1: {"response": "c"}})
+    assert PartialFile(tmp_path / "out.jsonl", {"mode": "mogu"}).results == {
+        0: {"response": "a"},
+        1: {"response": "c"},
+    }
 
 
 def test_a_partial_file_that_is_something_else_stays(generate, files):

@@ -71,7 +71,7 @@ def parts_of(folder: Path, parts=PARTS) -> list[bytes]:
 def start(target, *arguments):
     """A process of its own that begins with what this one has imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.test_pipeline", "peft"])
+    context.set_forkserver_preload(["tests.training.pipelines", "peft"])
     process = context.Process(target=target, args=arguments)
     process.start()
     return process

@@ -31,6 +31,10 @@ class Thresholds(NamedTuple):
     prompt: float
     reply: float | None
 
+    def refuse(self, at_end: float, at_most: float) -> bool:
+        """Whether a reply is refused, by the probability at the prompt's end and the highest one up to its own end."""
+        return at_end >= self.prompt or (self.reply is not None and at_most >= self.reply)
+
 
 class GateConfig(BaseModel):
     """What sequence routing needs beside tensors.

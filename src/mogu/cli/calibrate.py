@@ -12,7 +12,6 @@ from mogu.cli.progress import StageBars
 from mogu.errors import MoguError
 
 if TYPE_CHECKING:
-    from mogu.adapter.config import Thresholds
     from mogu.chat import Conversation
     from mogu.generation import MoguModel
 
@@ -98,18 +97,17 @@ def run(
         tell(out, f"Threshold of replies: {before.reply:.4g} before, {config.gate.reply_threshold:.4g} now")
     low, high = figures["interval"]
     tell(out, f"Refused of them: {figures['refused']:.1%} (95% interval {low:.1%} to {high:.1%})")
-    refused_before = sum(_refuses(before, row) for row in rows) / len(rows)
+    refused_before = sum(before.refuse(row["prompt"], row["reply"]) for row in rows) / len(rows)
     tell(out, f"With the thresholds before: {refused_before:.1%}")
-    refused = [request.id for request, row in zip(requests, rows, strict=True) if _refuses(thresholds, row)]
+    refused = [
+        request.id
+        for request, row in zip(requests, rows, strict=True)
+        if thresholds.refuse(row["prompt"], row["reply"])
+    ]
     for name in refused[:SHOWN]:
         tell(out, f"  refused now: {name}")
     if len(refused) > SHOWN:
         tell(out, f"  and {len(refused) - SHOWN} more")
-
-
-def _refuses(thresholds: "Thresholds", row: dict[str, float]) -> bool:
-    reply = thresholds.reply
-    return row["prompt"] >= thresholds.prompt or (reply is not None and row["reply"] >= reply)
 
 
 def _read(

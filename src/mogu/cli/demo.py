@@ -29,7 +29,7 @@ SHOWN_CHARACTERS = 220
 
 
 def run(
-    quick: Annotated[bool, typer.Option(help="The two-minute form: a quarter of the data.")] = False,
+    quick: Annotated[bool, typer.Option(help="The short form: a quarter of the data.")] = False,
     output: Annotated[
         Path | None,
         typer.Option(

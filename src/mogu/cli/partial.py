@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from mogu.errors import MoguError
-from mogu.files import write_atomic
 
 Result = dict[str, Any]
 
@@ -33,11 +32,9 @@ class PartialFile:
         content = self.path.read_bytes() if self.path.exists() else b""
         header, *lines = list(_whole_lines(content)) or [(0, None)]
         end, found = header
+        self._header = "" if found is not None else json.dumps(run) + "\n"  # what is still to be written
         if found is None:
-            write_atomic(self.path, json.dumps(run) + "\n")
-            return
-        if not lines and isinstance(found, dict) and found.keys() == run.keys() and found != run:
-            write_atomic(self.path, json.dumps(run) + "\n")  # of a run that came to nothing
+            self.path.unlink(missing_ok=True)
             return
         self._check(found, run)
         for end, line in lines:  # noqa: B007
@@ -46,13 +43,26 @@ class PartialFile:
         os.truncate(self.path, end)
 
     def append(self, results: Mapping[int, Result]) -> None:
-        """Adds results; they stay even if the machine stops the moment after."""
+        """Adds results; they stay even if the machine stops the moment after.
+
+        The file is made with the first ones: a run that comes to nothing leaves nothing.
+
+        Raises:
+            MoguError: Another run has begun the file in the meantime.
+        """
         self.results |= results
         lines = [json.dumps({"row": row, "result": result}) + "\n" for row, result in results.items()]
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
-            file.flush()
-            os.fsync(file.fileno())
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self.path.open("x" if self._header else "a", encoding="utf-8") as file:
+                file.write(self._header + "".join(lines))
+                file.flush()
+                os.fsync(file.fileno())
+        except FileExistsError as error:
+            raise MoguError(
+                f"{self.path} was begun by another run meanwhile; wait until it has ended"
+            ) from error
+        self._header = ""
 
     def remove(self) -> None:
         """Removes the file: the run is finished."""

@@ -207,8 +207,8 @@ class GatedForwards(Forwards):
         """
         assert self._switch is not None
         copies = positions.shape[0] // self._lengths.shape[0]
-        lengths, begun = (rows.repeat_interleave(copies) for rows in (self._lengths, self._begun))
-        begun = begun | (self._switch >= lengths)
+        lengths, by_caller = (rows.repeat_interleave(copies) for rows in (self._lengths, self._begun))
+        begun = by_caller | (self._switch >= lengths)
         step = positions - self._switch[:, None]  # 0 where the row switches
         logits = output.logits
         for index, token in enumerate(self._config.break_ids):
@@ -216,7 +216,7 @@ class GatedForwards(Forwards):
         starts = torch.tensor(self._config.refusal_starts, device=logits.device)
         refuses = (step == begun[:, None] * len(self._config.break_ids)).to(logits)
         if self._usable:
-            answered = (self._switch >= lengths) & ~self._begun.repeat_interleave(copies)
+            answered = (self._switch >= lengths) & ~by_caller
             refuses = refuses - (answered[:, None] & (positions == lengths[:, None] - 1)).to(logits)
         logits[..., starts] += FORCED * refuses[..., None]
 

@@ -91,8 +91,8 @@ def calibrate_gate(
         budgets: of each benign group the largest share (0 to 1) that may be refused.
     """
     names = np.array(groups)
-    malicious = names == "malicious"
-    halves = [half for half in (malicious & np.array(attack), malicious & ~np.array(attack)) if half.any()]
+    malicious, in_attack = names == "malicious", np.array(attack)
+    halves = [half for half in (malicious & in_attack, malicious & ~in_attack) if half.any()]
 
     def caught(lift: float) -> float:
         logits = evidence.lifted(lift)
@@ -223,8 +223,9 @@ def calibrate_traffic(
     at_end, at_most = np.array(prompts), np.array(replies)
     threshold = lowest_threshold(at_end, budget)
     reply = _reply_threshold(at_end, at_most, budget, threshold)
-    refused = Share.of(int(((at_end >= threshold) | (at_most >= reply)).sum()), len(at_end))
-    return Thresholds(threshold, reply), {
+    thresholds = Thresholds(threshold, reply)
+    refused = Share.of(sum(map(thresholds.refuse, prompts, replies)), len(at_end))
+    return thresholds, {
         "rows": len(at_end),
         "budget": budget,
         "threshold": threshold,

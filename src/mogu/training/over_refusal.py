@@ -7,7 +7,6 @@ requests as the base does and, where the base refuses, begins to answer.
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -16,7 +15,14 @@ from mogu.data.pairs import opener_to
 from mogu.judges.refusal import holds_refusal
 from mogu.share import Share
 from mogu.training.loop import Progress
-from mogu.training.preparation import REPLY_BATCH, BegunReply, Prompt, base_replies, record_examples
+from mogu.training.preparation import (
+    REPLY_BATCH,
+    BegunReply,
+    Prompt,
+    base_replies,
+    number_prompts,
+    record_examples,
+)
 from mogu.training.recording import Recorder
 from mogu.training.settings import TrainingSettings
 from mogu.training.stage import Example
@@ -81,8 +87,7 @@ def glad_examples(
     Returns:
         An example of each prompt, in their order.
     """
-    # One request may stand in several frames, all under its id.
-    rows = [Prompt(replace(prompt.request, id=str(row)), prompt.ids) for row, prompt in enumerate(prompts)]
+    rows = number_prompts(prompts)
     kept = work / "replies-usable.jsonl"
     glad = base_replies(recorder, tokenizer, rows, settings.reply_tokens, REPLY_BATCH, kept, progress)
     replies = [glad[row.request.id] for row in rows]

@@ -125,6 +125,13 @@ REPLY_BATCH = 48
 """Prompts at a time when the base writes its own replies: decoding gains more from large batches than training."""
 
 
+def number_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The same prompts with their places as ids: one request may stand in several frames, all under its own."""
+    return [
+        prompt._replace(request=replace(prompt.request, id=str(row))) for row, prompt in enumerate(prompts)
+    ]
+
+
 class BegunReply(NamedTuple):
     """The base's own reply to a prompt, and how much of it stands when a refusal begins.
 
@@ -166,6 +173,7 @@ def begun_replies(
     rng = random.Random(settings.seed)
     places = [PLACES[index % len(PLACES)] for index in range(len(prompts))]
     replies = [BegunReply([], 0) for _ in prompts]
+    numbered = number_prompts(prompts)
     waiting = {place: [i for i, at in enumerate(places) if at == place] for place in ("opener", "middle")}
     done, total = 0, sum(map(len, waiting.values()))
     for place, rows in waiting.items():
@@ -174,8 +182,7 @@ def begun_replies(
         written = base_replies(
             recorder,
             tokenizer,
-            # One request may stand in several frames, all under its id.
-            [Prompt(replace(prompts[row].request, id=str(row)), prompts[row].ids) for row in rows],
+            [numbered[row] for row in rows],
             longest,
             REPLY_BATCH,
             work / f"replies-{place}.jsonl",

@@ -11,9 +11,10 @@ from typing import Any
 from safetensors.torch import load_file, save
 from torch import nn
 
+from mogu.adapter.attach import Adapter
 from mogu.files import write_atomic
-from mogu.training.loop import train_stage
-from mogu.training.stage import Stage
+from mogu.training.loop import rate_at_width, train_stage
+from mogu.training.stage import Stage, VariantStage
 
 StageProgress = Callable[[str, int, int], None]
 """Called with the name of a stage, the steps done and the steps in all."""
@@ -94,3 +95,19 @@ class Run:
             )
         self.keep(name, stage, metrics)
         return metrics
+
+    def train_variant(
+        self, name: str, stage: VariantStage, adapter: Adapter, training: list[int], validation: list[int]
+    ) -> dict[str, Any]:
+        """Train the stage of a variant as its settings say; arguments as :meth:`train` takes them.
+
+        Args:
+            name: of the stage.
+            stage: what to train.
+            adapter: whose width the learning rate hangs on, where the settings give none.
+            training: indices of its training examples.
+            validation: the same for validation.
+        """
+        settings = stage.settings
+        rate = settings.variant_learning_rate or rate_at_width(adapter)
+        return self.train(name, stage, training, validation, settings.variant_epochs, rate)

@@ -4,7 +4,6 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +22,6 @@ from mogu.training.gate_calibration import (
 )
 from mogu.training.gate_fit import Evidence, evidence_of, fit_gate, left_out, running_evidence
 from mogu.training.gate_reading import choose_layers, read_conversations
-from mogu.training.loop import rate_at_width
 from mogu.training.over_refusal import base_refusals, glad_examples, needs_usable
 from mogu.training.preparation import (
     BEGUN_TOKENS,
@@ -36,7 +34,7 @@ from mogu.training.preparation import (
 from mogu.training.recording import Recorder
 from mogu.training.run import Run
 from mogu.training.settings import TrainingSettings
-from mogu.training.stage import SafeStage, UsableStage, VariantStage, gradient_checkpointing
+from mogu.training.stage import SafeStage, UsableStage, gradient_checkpointing
 from mogu.turns import TurnMarks
 
 PARAGRAPH = "\n\n"
@@ -104,18 +102,19 @@ def train_sequence_routing(
             examples = record_refusals(
                 recorder, loaded.tokenizer, [*learned, *watched], begun, break_ids, settings, step
             )
-        stage: VariantStage = SafeStage(adapter, recorder, examples, settings)
-        metrics["safe"] = _train_variant("safe", stage, adapter, len(learned), run)
+        rows = list(range(len(examples)))
+        safe = SafeStage(adapter, recorder, examples, settings)
+        metrics["safe"] = run.train_variant("safe", safe, adapter, rows[: len(learned)], rows[len(learned) :])
         refused = base_refusals(loaded.tokenizer, [*learned, *watched], begun)
         metrics["base_refuses_benign"] = refused and refused._asdict()
         if needs_usable(refused, settings):
-            glad = [_benign(learned), _benign(watched)]
+            benign = [prompt for prompt in [*learned, *watched] if prompt.request.label == "benign"]
+            split = sum(prompt.request.label == "benign" for prompt in learned)
             with run.stage("glad replies") as step:
-                examples = glad_examples(
-                    recorder, loaded.tokenizer, [*chain(*glad)], settings, run.work, step
-                )
-            stage = UsableStage(adapter, recorder, examples, settings)
-            metrics["usable"] = _train_variant("usable", stage, adapter, len(glad[0]), run)
+                glad = glad_examples(recorder, loaded.tokenizer, benign, settings, run.work, step)
+            usable = UsableStage(adapter, recorder, glad, settings)
+            rows = list(range(len(glad)))
+            metrics["usable"] = run.train_variant("usable", usable, adapter, rows[:split], rows[split:])
     opened = [_opened(prompt, reply, rng) for prompt, reply in zip([*learned, *watched], begun, strict=True)]
     metrics["gate"] = _train_gate(
         adapter, recorder, marks, [*training, *validation, *filter(None, opened)], validation, settings, run
@@ -131,19 +130,6 @@ def train_sequence_routing(
         refusal_starts=refusal_starts(loaded),
     )
     return SequenceRouting(config, metrics)
-
-
-def _benign(prompts: list[Prompt]) -> list[Prompt]:
-    return [prompt for prompt in prompts if prompt.request.label == "benign"]
-
-
-def _train_variant(
-    name: str, stage: VariantStage, adapter: Adapter, learned: int, run: Run
-) -> dict[str, Any]:
-    """Train a variant on the first `learned` examples of its stage, with the others for validation; its metrics."""
-    rows = list(range(len(stage.examples)))
-    rate = stage.settings.variant_learning_rate or rate_at_width(adapter)
-    return run.train(name, stage, rows[:learned], rows[learned:], stage.settings.variant_epochs, rate)
 
 
 def refusal_starts(loaded: LoadedModel) -> list[int]:

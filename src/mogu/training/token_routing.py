@@ -90,14 +90,7 @@ def _train_stages(
     metrics: dict[str, Any] = {}
     for name, kind in variants.items():
         stage = kind(adapter, recorder, examples, settings)
-        metrics[name] = run.train(
-            name,
-            stage,
-            learned,
-            validation,
-            settings.variant_epochs,
-            settings.variant_learning_rate or rate_at_width(adapter),
-        )
+        metrics[name] = run.train_variant(name, stage, adapter, learned, validation)
     # The stages of all candidates hold the same routers.
     start = candidates[0].stage.copied_state()
     trained = []
