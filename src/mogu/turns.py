@@ -63,6 +63,15 @@ class TurnMarks(BaseModel):
         """Whether the prompt ends with the beginning of a reply that the caller wrote."""
         return bool(self.header) and list(ids[-len(self.header) :]) != self.header
 
+    def reply_start(self, ids: Sequence[int]) -> int:
+        """Where the reply begins, before the prompt's end if the caller has begun it.
+
+        Without a header after the place where reading begins nothing says where that was: then it is the end.
+        """
+        start = self.reading_start(ids)
+        headers = [place for place in _places(ids, self.header) if place >= start]
+        return headers[-1] + len(self.header) if headers else len(ids)
+
 
 def _places(ids: Sequence[int], mark: list[int]) -> list[int]:
     """Where a mark begins; nowhere if it is empty."""

@@ -1,4 +1,5 @@
 import json
+import re
 from collections import Counter, defaultdict
 from importlib import resources
 from itertools import chain, product
@@ -321,7 +322,12 @@ def test_most_refusals_name_something_or_offer_something():
     rich = [text for text in refusals if "{topic}" in text or "{alternative}" in text]
     assert len(rich) > len(refusals) / 2
     assert sum("{alternative}" in text for text in refusals) >= 15
-    assert all(text.replace("{topic}", "").replace("{alternative}", "").count("{") == 0 for text in refusals)
+    assert {slot for text in refusals for slot in re.findall(r"{.*?}", text)} == {
+        "{request}",
+        "{topic}",
+        "{alternative}",
+    }
+    assert not any("{request}" in text and "{topic}" in text for text in refusals)
 
 
 def test_every_harm_can_be_named_by_a_refusal():
@@ -338,7 +344,7 @@ def test_the_judge_holds_every_refusal_with_every_topic_and_alternative():
         for topic, alternative in product(category.topics, category.alternatives)
     }
     texts = {
-        refusal.format(topic=topic, alternative=alternative)
+        refusal.format(request="help you paint a fence", topic=topic, alternative=alternative)
         for refusal in corpus_refusals()["en"]
         for topic, alternative in phrases
     }

@@ -170,7 +170,7 @@ def test_openers_are_short_and_hold_nothing_but_words_of_the_request(split):
         for opener in corpus_openers()
         for word in opener.format(artefact="what you asked for").lower().split()
     }
-    given = {"you", "your", "you're"}
+    given = {"you", "your", "you're", "you'll", "you've", "are"}
     rng = random.Random(0)
     for row in wrap_share(corpus_requests("malicious", split), 0.12, split, 0):
         opener = opener_to(row, rng)

@@ -125,7 +125,16 @@ def by_hand(mogu: MoguModel, prompt: list[int], threshold: float = 0.5, new: int
         adapter.routing.routed = adapter.routing.weights = None
         now = score_by_hand(adapter.gate, [seen[i][0, reading_start(prompt) :] for i in adapter.gate.layers])
         if score < 0:
-            score = now
+            header = next(
+                (i for i in range(len(ids), reading_start(ids) + 1, -1) if ids[i - 2 : i] == HEADER), len(ids)
+            )
+            score = max(
+                score_by_hand(
+                    adapter.gate, [seen[i][0, reading_start(prompt) : end] for i in adapter.gate.layers]
+                )
+                for end in (header, len(ids))
+            )
+            now = score
             switch = len(ids) - 1 if now >= threshold else None
         elif (
             switch is None

@@ -16,12 +16,11 @@ from mogu.corpus import (
     corpus_refusals,
     corpus_wrappers,
 )
+from mogu.data.naming import named, to_second_person
 from mogu.data.requests import Request, Split
 
-NAMED_REFUSAL_SHARE = 0.7
-"""How often a refusal names what it refuses, where the category is known."""
-
-FIRST_TO_SECOND_PERSON = {"my": "your", "me": "you", "i": "you", "i'm": "you're", "our": "your", "us": "you"}
+TOPIC_SHARE = 0.7
+"""How often a refusal that cannot say the request again names its harm, where the category is known."""
 
 # A request for a thing: its verb falls away, and what remains can follow "here is".
 ARTEFACT = re.compile(
@@ -102,19 +101,29 @@ def in_last_turn(request: Request, text: str) -> Request:
 
 
 def refusal_to(request: Request, rng: random.Random) -> str:
-    """A refusal: of a malicious request one that usually names its harm or offers something safe, else a plain one.
+    """A refusal that says what it refuses: the request again where that is short, else usually its kind of harm.
 
-    It is in the request's language where the corpus has refusals in that language.
+    To a malicious request of a known kind it offers something safe; to a benign one, which it answers in error, it asks
+    what was meant. It is in the request's language where the corpus has refusals in that language.
     """
     refusals = corpus_refusals()
     if request.language != "en" and request.language in refusals:
         return rng.choice(refusals[request.language])
-    category = corpus_categories().get(request.category)
-    named = request.label == "malicious" and category is not None and rng.random() < NAMED_REFUSAL_SHARE
-    text = rng.choice([refusal for refusal in refusals["en"] if ("{topic}" in refusal) == named])
-    if not named or category is None:
-        return text
-    return text.format(topic=rng.choice(category.topics), alternative=rng.choice(category.alternatives))
+    category = corpus_categories().get(request.category) if request.label == "malicious" else None
+    again = named(request.text)
+    names = "{request}" if again else "{topic}" if category and rng.random() < TOPIC_SHARE else None
+    fitting = [
+        text
+        for text in refusals["en"]
+        if [slot for slot in ("{request}", "{topic}") if slot in text] == ([names] if names else [])
+        and (category or "{alternative}" not in text)
+        and not (again and category and "{alternative}" not in text)
+    ]
+    return rng.choice(fitting).format(
+        request=again,
+        topic=category and rng.choice(category.topics),
+        alternative=category and rng.choice(category.alternatives),
+    )
 
 
 def opener_to(request: Request, rng: random.Random) -> str:
@@ -123,5 +132,4 @@ def opener_to(request: Request, rng: random.Random) -> str:
     artefact = match.group(1) if match else ""
     if not artefact or len(artefact.split()) > LONGEST_ARTEFACT:
         artefact = "what you asked for"
-    words = [FIRST_TO_SECOND_PERSON.get(word.lower(), word) for word in artefact.split(" ")]
-    return rng.choice(corpus_openers()).format(artefact=" ".join(words))
+    return rng.choice(corpus_openers()).format(artefact=to_second_person(artefact))

@@ -67,6 +67,8 @@ class GatedForwards(Forwards):
         marks, device = config.marks, self._padding.device
         self._reading = torch.tensor([marks.reading_start(row) for row in rows], device=device)
         self._begun = torch.tensor([marks.is_begun(row) for row in rows], device=device)
+        # How many of a row's last tokens are a reply that the caller has begun.
+        self._openers = [len(row) - marks.reply_start(row) for row in rows]
         self._columns = (0, 0)  # the first and the one after the last that the forward reads
         self._hidden: dict[int, Tensor] = {}  # of the last forward, by layer
         self._unscored: list[list[Tensor]] = []  # by forward and layer, (batch, seq, features)
@@ -141,13 +143,21 @@ class GatedForwards(Forwards):
         elif self._hidden and after > self._read_to:
             self._read(gate, first, after)
             if self._switch is None and after >= self._width:
-                self._switch_rows(self._judge(gate, batch) >= thresholds.prompt, self._prompt_ends(batch))
+                self._probability = self._judge_prompts(gate, batch)
+                self._switch_rows(self._probability >= thresholds.prompt, self._prompt_ends(batch))
                 if thresholds.reply is None:
                     self._stop_reading()
-            elif self._switch is not None and thresholds.reply is not None and looks_at(after - self._width):
+            elif (
+                self._probability is not None
+                and thresholds.reply is not None
+                and looks_at(after - self._width)
+            ):
                 last = self._positions(after - 1, after, batch)[:, 0]
-                above = self._judge(gate, batch) >= thresholds.reply
-                self._switch_rows(above & (self._switch == NEVER), last)
+                # What a refusal says is no news.
+                assert self._switch is not None
+                news = self._judge(gate, batch).masked_fill(self._switch != NEVER, 0)
+                self._probability = torch.maximum(self._probability, news)
+                self._switch_rows(news >= thresholds.reply, last)
         if self._switch is not None and max(first, self._width - 1) < self._forcing_until:
             self._force(output, self._positions(after - output.logits.shape[1], after, batch))
 
@@ -178,20 +188,30 @@ class GatedForwards(Forwards):
         self._scores.clear()
         self._unscored.clear()
 
-    def _judge(self, gate: Gate, batch: int) -> Tensor:
-        """``(batch,)``, the probability of each row as far as it has been read; the highest so far is kept."""
+    def _judge_prompts(self, gate: Gate, batch: int) -> Tensor:
+        """``(batch,)``, the higher probability of a prompt's end and of where its reply begins.
+
+        What the caller writes of the reply may raise suspicion, but talks no request down.
+        """
+        openers = torch.tensor(self._openers, device=self._padding.device)
+        openers = openers.repeat_interleave(batch // openers.shape[0])
+        probability = self._judge(gate, batch)
+        for length in sorted({*self._openers} - {0}):
+            if self._read_to - length > self._read_from:  # else the reply began in the caller's cache
+                rows = openers == length
+                probability[rows] = torch.maximum(probability, self._judge(gate, batch, length))[rows]
+        return probability
+
+    def _judge(self, gate: Gate, batch: int, left_out: int = 0) -> Tensor:
+        """``(batch,)``, the probability of each row as far as it has been read, without so many last tokens."""
         if self._unscored:
             self._score(gate)
         scores = torch.cat(self._scores, dim=2)
         self._scores = [scores]
         start = self._reading.repeat_interleave(batch // self._reading.shape[0])
         read = self._positions(self._read_from, self._read_to, batch) >= start[:, None]
-        probability = torch.sigmoid(gate(scores, read.to(scores.device))).to(start.device)
-        before = probability if self._probability is None else self._probability
-        # What a refusal says is no news.
-        news = torch.maximum(before, probability)
-        self._probability = news if self._switch is None else torch.where(self._switch == NEVER, news, before)
-        return probability
+        read, seen = read.to(scores.device), read.shape[1] - left_out
+        return torch.sigmoid(gate(scores[:, :, :seen], read[:, :seen])).to(start.device)
 
     def _switch_rows(self, flagged: Tensor, positions: Tensor) -> None:
         before = torch.full_like(positions, NEVER) if self._switch is None else self._switch

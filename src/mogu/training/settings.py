@@ -6,6 +6,29 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mogu.errors import MoguError
 
+_OF_ONE_WAY: dict[str, tuple[str, ...]] = {
+    "token": (
+        "wrapped_share",
+        "routed_tokens",
+        "routed_prompt_tokens",
+        "variant_objective",
+        "router_form",
+        "router_start",
+        "router_epochs",
+        "router_learning_rate",
+        "router_loss_weight",
+        "weigh_by_kind",
+        "router_distance",
+    ),
+    "sequence": (
+        "usable_variant",
+        "look_alike_refusal_budget",
+        "framed_refusal_budget",
+        "read_reply_tokens",
+    ),
+}
+"""The settings that one way of routing alone makes use of."""
+
 
 class TrainingSettings(BaseModel):
     """How the two variants and the routers are trained. The defaults are the preset ``default``."""
@@ -14,7 +37,7 @@ class TrainingSettings(BaseModel):
 
     routing: Literal["sequence", "token"] = Field(
         "sequence",
-        description="sequence: a gate decides once for a reply, which is the base's or the safe variant's; "
+        description="sequence: a gate decides for the whole of a reply whether it is a refusal; "
         "token: each layer's router weighs both variants for every token (paper)",
     )
 
@@ -98,7 +121,7 @@ class TrainingSettings(BaseModel):
         description="share of benign requests that may be refused; null: no calibration (paper)",
     )
     look_alike_refusal_budget: float = Field(
-        0.065, ge=0, le=1, description="sequence routing: share of benign look-alikes that may be refused"
+        0.08, ge=0, le=1, description="sequence routing: share of benign look-alikes that may be refused"
     )
     framed_refusal_budget: float = Field(
         0.2,
@@ -131,15 +154,16 @@ class TrainingSettings(BaseModel):
 
     @model_validator(mode="after")
     def _settings_of_one_way_of_routing(self) -> Self:
+        other = "token" if self.routing == "sequence" else "sequence"
+        fields = type(self).model_fields
+        unused = [name for name in _OF_ONE_WAY[other] if getattr(self, name) != fields[name].default]
+        if unused:
+            raise ValueError(
+                f"routing={self.routing!r} makes no use of {', '.join(unused)}: only routing={other!r} does"
+            )
         if self.routing == "sequence":
-            if (self.routed_tokens, self.routed_prompt_tokens) != (None, 0):
-                raise ValueError("routed_tokens and routed_prompt_tokens belong to routing='token'")
-            if self.variant_objective == "ratio":
-                raise ValueError("variant_objective='ratio' belongs to routing='token'")
             if self.benign_refusal_budget is None:
                 raise ValueError("routing='sequence' needs a benign_refusal_budget")
-        elif self.usable_variant is not None:
-            raise ValueError("usable_variant belongs to routing='sequence': token routing always trains both")
         elif self.routed_tokens is None:
             raise ValueError("routing='token' needs routed_tokens: try 24, or 5 as in the paper")
         elif self.routed_prompt_tokens == 0:
