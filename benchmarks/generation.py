@@ -31,11 +31,12 @@ from scipy.stats import bootstrap
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from benchmarks.machine import facts, in_fresh_process, peak_memory, reset_peak_memory
+from benchmarks.machine import facts, in_fresh_process
 from mogu.adapter.attach import Adapter
 from mogu.adapter.config import AdapterConfig, package_versions
 from mogu.adapter.folder import read_config
 from mogu.corpus import corpus_requests
+from mogu.evaluation.memory import peak_memory, reset_peak_memory
 from mogu.files import write_atomic
 from mogu.generation import Mode, MoguModel
 from mogu.models import load_model

@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from benchmarks.machine import facts, in_fresh_process, peak_memory, reset_peak_memory
+from benchmarks.machine import facts, in_fresh_process
 from mogu.adapter.config import package_versions
 from mogu.adapter.folder import read_config
 from mogu.cli.demo import demo_model
+from mogu.evaluation.memory import peak_memory, reset_peak_memory
 from mogu.files import write_atomic
 from mogu.training.pipeline import train
 from mogu.training.settings import TrainingSettings

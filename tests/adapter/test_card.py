@@ -104,7 +104,7 @@ def test_the_card_of_a_local_base_names_it_in_the_text_alone(token_config):
     _, front_matter, text = card.split("---\n", 2)
 
     assert "base_model" not in yaml.safe_load(front_matter)
-    assert "models/mine" in text
+    assert "# MoGU adapter for mine" in text and "models/mine" not in text
     assert "Nothing was noted." in text
 
 
@@ -170,9 +170,13 @@ def test_a_reply_that_is_routed_to_its_end_has_no_rest(token_config):
 # Of sequence routing.
 
 
-def test_a_card_tells_that_the_usable_variant_answers(sequence_config):
-    parts = ["safe", "usable", "gate"]
-    text = flowing(model_card(sequence_config.model_copy(update={"parts": parts})))
+@pytest.mark.parametrize("reply_threshold", [None, 0.9])
+def test_a_card_tells_that_the_usable_variant_answers(sequence_config, reply_threshold):
+    gate = sequence_config.gate.model_copy(update={"reply_threshold": reply_threshold})
+    update = {"parts": ["safe", "usable", "gate"], "gate": gate}
+    text = flowing(model_card(sequence_config.model_copy(update=update)))
+    for stranger in ("the base writes", "the base answers"):
+        assert stranger not in text
     assert "the reply is the *usable* variant's, a second LoRA that answers where the base refuses" in text
     assert "token for token" not in text and "`usable/`" in text
 
@@ -261,10 +265,10 @@ def test_a_sequence_adapter_that_was_not_measured_has_a_card(sequence_config):
     [
         (
             None,
-            "The gate does not read what the base writes.",
+            "The gate does not read replies.",
             "a reply that turns harmful later is not caught.",
         ),
-        (0.9, "ends the reply with a refusal from 0.9 on.", "what was written by then stays."),
+        (0.9, "ends it with a refusal from 0.9 on.", "what was written by then stays."),
     ],
 )
 def test_the_limits_are_those_of_sequence_routing(sequence_config, reply_threshold, says, limit):

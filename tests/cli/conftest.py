@@ -30,6 +30,16 @@ def sequence_folder(adapter_folder):
     return adapter_folder.parent / "sequence"
 
 
+@pytest.fixture(scope="session")
+def usable_folder(adapter_folder):
+    """The same model, hardened by sequence routing with the usable variant."""
+    loaded = load_model(adapter_folder.parent / "base")
+    adapter = random_adapter(loaded.model)
+    update = {"base": loaded.identity, "parts": ["safe", "usable", "gate"]}
+    save_adapter(adapter_folder.parent / "usable", adapter, gated(adapter).model_copy(update=update))
+    return adapter_folder.parent / "usable"
+
+
 @pytest.fixture
 def mogu(capsys, monkeypatch):
     """Runs a command line in this process; gives exit code, standard output and standard error."""

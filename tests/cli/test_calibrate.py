@@ -65,6 +65,20 @@ def test_the_budget_holds_on_the_traffic_and_the_folder_says_so(calibrate, folde
     assert not folder.with_name("adapter.calibration.partial").exists()
 
 
+def test_what_training_had_set_stays_known_however_often_the_thresholds_are_moved(calibrate, folder):
+    first, second = (
+        (calibrate("--benign-refusal-budget", budget), read_config(folder)) for budget in (0.1, 0.3)
+    )
+    assert first[1].gate.threshold != second[1].gate.threshold
+    for (code, _, _), config in (first, second):
+        assert code == 0
+        assert config.metrics["traffic"]["before"] == {"prompt": 0.52, "reply": 1.0}
+    # What it says itself is beside the last ones.
+    assert (
+        f"Threshold: {first[1].gate.threshold:.4g} before, {second[1].gate.threshold:.4g} now" in second[0][1]
+    )
+
+
 def test_the_tensors_stay_as_they_are(calibrate, folder):
     before = {path.name: path.read_bytes() for path in folder.rglob("*.safetensors")}
     assert calibrate("--benign-refusal-budget", 0.1)[0] == 0
@@ -109,7 +123,9 @@ def test_a_gate_that_does_not_read_replies_goes_on_not_reading_them(calibrate, f
     code, out, _ = calibrate("--benign-refusal-budget", 0.1)
     assert set(lengths) == {1}  # nobody would look at the rest
     assert code == 0 and "Threshold of replies" not in out
-    assert read_config(folder).gate.reply_threshold is None
+    config = read_config(folder)
+    assert config.gate.reply_threshold is None
+    assert "reply_threshold" not in config.metrics["traffic"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import re
 import sys
 
 import pytest
+from rich.console import Console
 
 from mogu.adapter.folder import read_config
 from mogu.cli.chat import _routing
@@ -90,6 +91,16 @@ def test_where_no_gate_is_asked_there_is_no_score(chat_by_sequence):
     assert "\ngate not asked: the base's reply\n" in chat_by_sequence("Hi\n", "--mode", "base")[1]
 
 
+def test_an_adapter_with_the_usable_variant_tells_who_answered(mogu, usable_folder):
+    def told(*more):
+        return mogu("chat", usable_folder, "--max-new-tokens", 5, *more, stdin=io.StringIO("Hi\n"))[1]
+
+    assert "(threshold 0.99): the usable variant's reply\n" in told("--threshold", 0.99)
+    assert "(threshold 0.00): refused\n" in told("--threshold", 0)
+    assert "\ngate not asked: the usable variant's reply\n" in told("--mode", "usable")
+    assert "\ngate not asked: the base's reply\n" in told("--mode", "base")
+
+
 @pytest.mark.parametrize(
     ("threshold", "line"),
     [
@@ -100,7 +111,7 @@ def test_where_no_gate_is_asked_there_is_no_score(chat_by_sequence):
 )
 def test_a_gate_that_reads_replies_tells_both_thresholds(sequence_folder, threshold, line):
     gate = read_config(sequence_folder).gate.model_copy(update={"reply_threshold": 0.9})
-    assert _routing(Reply("no", 4, 0.25, 0.75, 0.931), gate, threshold) == line
+    assert _routing(Reply("no", 4, 0.25, 0.75, 0.931), gate, threshold, "the base") == line
 
 
 def test_a_token_adapter_refuses_a_threshold_before_anything_is_typed(chat, conversations):
@@ -112,6 +123,25 @@ def test_a_token_adapter_refuses_a_threshold_before_anything_is_typed(chat, conv
 def test_markup_is_text_and_control_characters_never_reach_the_terminal(chat, monkeypatch):
     monkeypatch.setattr(ReplyStream, "__iter__", _writes("a[b]c[/b]\x1b[2J\td\n"))
     assert chat("Hi\n")[1].startswith("a[b]c[/b][2J\td\n")
+
+
+def test_in_a_terminal_lines_break_between_words(chat, monkeypatch):
+    monkeypatch.setattr(ReplyStream, "__iter__", _writes("A line that is longer than the terminal"))
+    assert chat("Hi\n")[1].startswith("A line that is longer than the terminal\n")
+    monkeypatch.setattr("mogu.cli.chat.out", Console(force_terminal=True, width=16, color_system=None))
+    assert chat("Hi\n")[1].startswith("A line that is\nlonger than the\nterminal\n")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"), [(5, "(cut at 5 tokens; --max-new-tokens gives more)\nsafe 0.50"), (4, "safe 0.50")]
+)
+def test_a_reply_that_was_cut_at_its_limit_is_told_of(chat, monkeypatch, tokens, said):
+    def pieces(self):
+        self.reply = Reply("Once", tokens, 0.5, 0.5)
+        yield "Once"
+
+    monkeypatch.setattr(ReplyStream, "__iter__", pieces)
+    assert chat("Hi\n")[1].startswith(f"Once\n{said}")
 
 
 def test_an_interrupt_cuts_the_reply_short_and_forgets_the_turn(chat, conversations, monkeypatch):

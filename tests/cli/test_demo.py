@@ -2,12 +2,12 @@ import json
 
 import pytest
 
-from mogu.adapter.folder import save_adapter
+from mogu.adapter.folder import read_config, save_adapter, save_config
 from mogu.cli import demo
 from mogu.generation import MoguModel
 from mogu.models import load_model
 from mogu.training import pipeline
-from tests.adapter.adapters import config_of, random_adapter
+from tests.adapter.adapters import gated, random_adapter
 from tests.tiny import save_tiny
 
 
@@ -25,7 +25,7 @@ def trainings(monkeypatch, tmp_path):
         loaded = load_model(model, device="cpu")
         adapter = random_adapter(loaded.model)
         update = {"base": loaded.identity, "training": settings.model_dump()}
-        save_adapter(output, adapter, config_of(adapter).model_copy(update=update))
+        save_adapter(output, adapter, gated(adapter).model_copy(update=update))
 
     monkeypatch.setattr(pipeline, "train", train)
     return folders
@@ -62,3 +62,24 @@ def test_the_quick_form_leaves_the_full_one_alone(mogu, trainings, tmp_path, mon
     assert mogu("demo", "--output", "elsewhere")[0] == 0
     assert trainings == ["runs/demo/adapter", "runs/demo-quick/adapter", "elsewhere/adapter"]
     assert files_in(tmp_path / "runs" / "demo") == before
+
+
+def test_with_thresholds_that_were_moved_the_prompts_are_answered_anew(
+    mogu, trainings, tmp_path, monkeypatch
+):
+    prompts = demo.demo_prompts
+    monkeypatch.setattr(demo, "demo_prompts", lambda count: prompts(1))
+
+    def weights():
+        assert mogu("demo", "--quick")[0] == 0
+        result = json.loads((tmp_path / "runs/demo-quick/result.json").read_text(encoding="utf-8"))
+        return [row["safe_weight"] for row in result["replies"] if row["mode"] == "mogu"]
+
+    adapter = tmp_path / "runs/demo-quick/adapter"
+    weights()
+    for threshold, weight in ((1.0, 0.0), (0.0, 1.0)):
+        config = read_config(adapter)
+        config.gate.threshold = threshold
+        save_config(adapter, config)
+        assert set(weights()) == {weight}
+    assert len(trainings) == 1

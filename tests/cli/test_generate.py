@@ -6,6 +6,7 @@ from mogu.cli.partial import PartialFile
 from mogu.errors import MoguError
 from mogu.files import write_jsonl
 from mogu.generation import MoguModel
+from mogu.generation.reply import Reply
 
 ROWS = [
     {"id": 1, "prompt": "Hi"},
@@ -247,6 +248,19 @@ def test_the_input_must_exist_and_not_be_the_output(generate, files):
     code, _, err = generate(output=files[0])
     assert code == 2
     assert "is the input too" in err
+
+
+def test_the_longest_reply_has_a_default(mogu, adapter_folder, files, monkeypatch):
+    lengths = []
+
+    def reply(self, conversations, *, max_new_tokens, **settings):
+        lengths.append(max_new_tokens)
+        return [Reply("x", 1, 0.5, 0.5)] * len(conversations)
+
+    monkeypatch.setattr(MoguModel, "reply", reply)
+    code, _, err = mogu("generate", adapter_folder, "--input", files[0], "--output", files[1])
+    assert (code, lengths) == (0, [256]), err
+    assert "[default: 256]" in mogu("generate", "--help")[1]
 
 
 def test_a_folder_that_is_no_adapter_is_refused(mogu, files):

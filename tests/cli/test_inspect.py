@@ -44,6 +44,14 @@ def test_of_a_sequence_adapter_it_shows_the_gate_along_the_words(mogu, sequence_
     assert "<table>" not in html
 
 
+def test_of_an_adapter_with_the_usable_variant_it_says_that_this_one_answers(mogu, usable_folder, tmp_path):
+    file = tmp_path / "page.html"
+    given = ["--prompt", "Hi", "--output", file, "--max-new-tokens", 6, "--threshold", 1.0]
+    assert mogu("inspect", usable_folder, *given)[0] == 0
+    html = file.read_text(encoding="utf-8")
+    assert "<strong>The usable variant's reply:</strong>" in html and "reply, by the usable variant" in html
+
+
 def test_a_token_adapter_refuses_a_threshold(mogu, adapter_folder, tmp_path):
     given = ["--prompt", "Hi", "--output", tmp_path / "page.html", "--threshold", 0.5]
     code, _, err = mogu("inspect", adapter_folder, *given)

@@ -1,8 +1,11 @@
 import io
+import re
+from pathlib import Path
 
 from rich.console import Console
 
-from mogu.cli.progress import StageBars
+from mogu import training
+from mogu.cli.progress import STAGES, StageBars
 
 
 def shown(calls, *, terminal=False):
@@ -30,14 +33,29 @@ def test_outside_a_terminal_a_line_comes_now_and_then_and_at_the_end():
 
 
 def test_each_stage_has_lines_of_its_own():
-    calls = [(1, "safe", 2, 2), (2, "usable [x]", 1, 1)]
-    assert shown(calls) == "safe: 2 of 2\nusable [x]: 1 of 1\n"
+    calls = [(1, "rows", 2, 2), (2, "usable [x]", 1, 1)]
+    assert shown(calls) == "rows: 2 of 2\nusable [x]: 1 of 1\n"
+
+
+def test_a_stage_of_training_says_what_it_does_and_for_which_candidate():
+    calls = [(1, "safe", 2, 2), (2, "routers-2", 1, 1), (3, "look-alikes", 1, 1)]
+    assert shown(calls).splitlines() == [
+        "Training the safe variant: 2 of 2",
+        "Training the routers (2): 1 of 1",
+        "look-alikes: 1 of 1",
+    ]
+
+
+def test_every_stage_of_training_is_named():
+    sources = "".join(file.read_text(encoding="utf-8") for file in Path(training.__path__[0]).glob("*.py"))
+    named = set(re.findall(r'run\.(?:stage|train_variant)\("([^"]+)"', sources))
+    assert {"load model", "safe", "fit gate"} <= named <= STAGES.keys()
 
 
 def test_in_a_terminal_each_stage_has_a_bar_and_an_estimate():
     text = shown([(1, "safe", 1, 4), (2, "safe", 2, 4), (3, "usable", 1, 1)], terminal=True)
-    last = text.split("safe")[-1]
+    last = text.split("Training the safe variant")[-1]
     assert "2/4" in last
-    assert "usable" in last
+    assert "Training the usable variant" in last
     assert "1/1" in last
     assert "left" in last

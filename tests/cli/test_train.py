@@ -43,7 +43,7 @@ def test_without_options_the_default_preset_is_trained(mogu, training):
         }
     ]
     assert out == "Adapter: runs/a\nNext:    mogu chat runs/a\n"
-    assert "safe: 2 of 2" in err
+    assert "Training the safe variant: 2 of 2" in err
 
 
 def test_every_option_reaches_the_training(mogu, training, tmp_path):
@@ -137,6 +137,9 @@ def test_what_was_given_in_training_stands_in_the_folder_and_holds_afterwards(mo
     assert config.chat_template == template
     assert (config.dtype, config.projection) == ("bfloat16", "self_attn.o_proj")
     assert config.base.name == str(tmp_path / "base")
+    card = Path("adapter/README.md").read_text(encoding="utf-8")
+    assert "# MoGU adapter for base\n" in card and 'load_model("path/to/base")' in card
+    assert str(tmp_path) not in card
 
     Path("chat.jinja").unlink()
     monkeypatch.chdir("adapter")
@@ -145,8 +148,33 @@ def test_what_was_given_in_training_stands_in_the_folder_and_holds_afterwards(mo
     assert tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True) == "[Hi]>"
 
 
+@pytest.fixture
+def there(tmp_path):
+    """A folder that holds an adapter."""
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "mogu_config.json").write_text("{}")
+    return tmp_path / "adapter"
+
+
+def test_an_adapter_that_is_there_is_replaced_only_where_that_is_asked_for(mogu, training, there):
+    code, out, err = mogu("train", "some/model", "--output", there)
+    assert (code, out, training) == (2, "", [])
+    assert err.endswith(
+        f"error: {there} holds an adapter (mogu info {there} shows which); "
+        "choose another --output, or give --overwrite to replace it\n"
+    )
+    assert mogu("train", "some/model", "--output", there, "--overwrite")[0] == 0
+    assert len(training) == 1
+
+
+def test_a_killed_training_that_was_to_replace_an_adapter_goes_on_without_asking(mogu, training, there):
+    there.with_name("adapter.training").mkdir()
+    assert mogu("train", "some/model", "--output", there)[0] == 0
+    assert len(training) == 1
+
+
 def test_the_usable_variant_can_be_asked_for(mogu, training):
     assert mogu("train", "some/model", "--output", "runs/a", "--usable")[0] == 0
     assert training[0]["settings"] == TrainingSettings(usable_variant=True)
     code, _, err = mogu("train", "some/model", "--output", "runs/a", "--usable", "--preset", "token")
-    assert code == 2 and "token routing always trains both" in err
+    assert code == 2 and "routing='token' makes no use of usable_variant" in err

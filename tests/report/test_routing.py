@@ -105,6 +105,7 @@ def gate(**changes):
         "threshold": 0.52,
         "reply_threshold": None,
         "routed": [False] * 5 + [True] * 3,
+        "answerer": "the base",
         "title": "Make <it>",
     }
     return gate_page(**values | changes)
@@ -169,6 +170,14 @@ def test_a_gate_that_reads_replies_shades_them_up_to_where_it_refuses():
     assert words(html)[3:] == [("s12", "Sure"), ("s18 above", ",")]
     assert headings(html)[1:] == [("reply, by the base", ""), ("reply, by the safe variant", " no")]
     assert "and then each token that the base writes" in html
+
+
+def test_where_the_usable_variant_answers_the_page_says_so():
+    html = gate(threshold=0.9, reply_threshold=0.995, routed=[False] * 8, answerer="the usable variant")
+    assert sentence(html).startswith("The usable variant's reply:")
+    assert headings(html)[1] == ("reply, by the usable variant", "")
+    assert "and then each token that the usable variant writes" in html
+    assert "the base" not in html
 
 
 def test_a_reply_that_is_read_to_its_end_is_shaded_to_its_end():

@@ -37,7 +37,9 @@ class Prepared(NamedTuple):
 
 def settings_of(preset: str = "token", **changes) -> TrainingSettings:
     """Settings of a run of seconds."""
-    small = {"batch_size": 2, "evaluations": 2, "rank": 4, "lora_alpha": 6, "router_loss_weight": 2.0}
+    small = {"batch_size": 2, "evaluations": 2, "rank": 4, "lora_alpha": 6}
+    if PRESETS[preset].get("routing") == "token":
+        small["router_loss_weight"] = 2.0
     return TrainingSettings.model_validate(PRESETS[preset] | small | changes)
 
 

@@ -331,8 +331,7 @@ NOT_A_NUMBER = ([2.0, *[float("nan")] * 3], float("inf"))
 
 @pytest.mark.parametrize(
     ("kind", "figures", "best"),
-    [(SafeStage, *each) for each in (*NOTHING_BETTER.values(), NOT_A_NUMBER)]
-    + [(UsableStage, *NOT_A_NUMBER)],
+    [(kind, *each) for kind in (SafeStage, UsableStage) for each in (*NOTHING_BETTER.values(), NOT_A_NUMBER)],
 )
 def test_a_variant_that_is_never_better_than_before_training_has_diverged(tmp_path, kind, figures, best):
     with pytest.raises(TrainingDivergedError) as caught:
@@ -341,10 +340,11 @@ def test_a_variant_that_is_never_better_than_before_training_has_diverged(tmp_pa
     assert "last good state" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", [RouterStage, UsableStage])
+# Without the usable variant, the base answers in sequence routing.
+@pytest.mark.parametrize(("kind", "preset"), [(RouterStage, "token"), (UsableStage, "default")])
 @pytest.mark.parametrize(("figures", "best"), NOTHING_BETTER.values(), ids=NOTHING_BETTER)
-def test_parts_that_begin_well_stay_there_if_nothing_is_better(tmp_path, caplog, kind, figures, best):
-    stage = scripted_stage(kind, figures, router_start="fit")
+def test_parts_that_begin_well_stay_there_if_nothing_is_better(tmp_path, caplog, kind, preset, figures, best):
+    stage = scripted_stage(kind, figures, preset=preset)
     before = state_of(stage)
     metrics = run(stage, tmp_path / "routers")
     assert_same(state_of(stage), before)
@@ -358,6 +358,12 @@ def test_parts_that_begin_well_stay_there_if_nothing_is_better(tmp_path, caplog,
 def test_routers_that_begin_at_random_do_not(tmp_path):
     with pytest.raises(TrainingDivergedError, match="no validation was better than before the first step"):
         run(scripted_stage(RouterStage, [2.0, 3.0, 4.0, 5.0], router_start="random"), tmp_path)
+
+
+def test_a_usable_variant_that_is_no_number_has_diverged_in_sequence_routing_too(tmp_path):
+    figures, _ = NOT_A_NUMBER
+    with pytest.raises(TrainingDivergedError, match="eval_wanted was 2 before training"):
+        run(scripted_stage(UsableStage, figures, preset="default"), tmp_path)
 
 
 def test_a_later_validation_that_is_better_is_enough(tmp_path):

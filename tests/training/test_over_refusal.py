@@ -1,4 +1,7 @@
+import itertools
+
 import pytest
+import torch
 
 from mogu.adapter.folder import read_config
 from mogu.data.requests import Request
@@ -8,7 +11,7 @@ from mogu.share import Share
 from mogu.training import over_refusal
 from mogu.training.over_refusal import base_refusals, glad_examples, needs_usable
 from mogu.training.preparation import BegunReply, Prompt
-from mogu.training.stage import ReplyKind
+from mogu.training.stage import ReplyKind, UsableStage
 from tests.tiny import tiny_tokenizer
 from tests.training.pipelines import Stop, parts_of, sequence_settings, stop_at, train_on
 from tests.training.prepared import prepared
@@ -42,6 +45,14 @@ def test_the_bases_refusals_are_counted_among_benign_requests_in_no_frame():
     assert base_refusals(tiny_tokenizer(), prompts[4:], [begun(text) for text in texts[4:]]) is None
 
 
+def test_replies_no_longer_than_an_opener_are_not_counted():
+    replies = [BegunReply(begun(text).ids[:8], 0) for text in (REFUSAL, ANSWER)]
+    assert base_refusals(tiny_tokenizer(), [prompt_of()] * 2, replies) is None
+    replies += [begun(REFUSAL), BegunReply(begun(ANSWER).ids[:9], 0)]
+    found = base_refusals(tiny_tokenizer(), [prompt_of()] * 4, replies)
+    assert (found.value, found.replies) == (0.5, 2)
+
+
 @pytest.mark.parametrize(
     ("hits", "needed"),
     [(0, False), (2, False), (6, True), (50, True)],
@@ -58,7 +69,7 @@ def test_the_settings_win(given):
 
 
 def test_it_learns_the_bases_replies_and_openers_where_the_base_refuses(tmp_path, monkeypatch):
-    made = prepared(preset="default", dtype=None, router_loss_weight=None)
+    made = prepared(preset="default", dtype=None)
     tokenizer = tiny_tokenizer()
     replies = {str(row): tokenizer(text)["input_ids"] for row, text in enumerate((ANSWER, REFUSAL, ""))}
     monkeypatch.setattr(over_refusal, "base_replies", lambda *_: replies)
@@ -82,6 +93,7 @@ def test_a_training_with_it_saves_and_uses_it_and_goes_on_where_it_was(files, tm
     config = read_config(whole)
     assert config.parts == ["safe", "usable", "gate"]
     assert {"usable", "base_refuses_benign"} < config.metrics.keys()
+    assert config.metrics["usable"]["in_adapter"]
     model = MoguModel.from_pretrained(whole, device="cpu")
     talk = [{"role": "user", "content": "Describe the sea to me."}]
     (answered,) = model.reply([talk], threshold=1.0, max_new_tokens=4)
@@ -91,3 +103,25 @@ def test_a_training_with_it_saves_and_uses_it_and_goes_on_where_it_was(files, tm
     with pytest.raises(Stop):
         train_on(files, tmp_path / "stopped", settings, progress=stop_at("usable", 2))
     assert parts_of(train_on(files, tmp_path / "stopped", settings), PARTS) == parts_of(whole, PARTS)
+
+
+def test_one_that_training_has_not_made_better_is_left_out(files, tmp_path, monkeypatch, caplog):
+    losses, validations = UsableStage.losses, itertools.count(1.0)
+
+    def worse_and_worse(self, batch):
+        return losses(self, batch) | {"wanted": torch.tensor(next(validations))}
+
+    monkeypatch.setattr(UsableStage, "losses", worse_and_worse)
+    folder = train_on(files, tmp_path / "adapter", sequence_settings(usable_variant=True))
+    config = read_config(folder)
+    assert config.parts == ["safe", "gate"] and not (folder / "usable").exists()
+    usable = config.metrics["usable"]
+    assert (usable["best_step"], usable["in_adapter"]) == (0, False)
+    assert "the adapter goes without the usable variant: what is not refused is the base's" in caplog.messages
+    model = MoguModel.from_pretrained(folder, device="cpu")
+    talk = [{"role": "user", "content": "Describe the sea to me."}]
+    base, answered = (
+        model.reply([talk], max_new_tokens=4, **options)[0]
+        for options in ({"mode": "base"}, {"threshold": 1.0})
+    )
+    assert answered.text == base.text

@@ -378,7 +378,7 @@ def test_a_refusal_follows_what_was_said_behind_a_break(tokenizer):
         assert reply[: len(BREAK)] == BREAK if said else reply[: len(BREAK)] != BREAK
         assert reply.count(IM_END) == 1 and reply[-1] == IM_END
         text = tokenizer.decode(reply[len(BREAK) * bool(said) : -1])
-        assert any(text.startswith(refusal.partition("{topic}")[0]) for refusal in texts)
+        assert any(text.startswith(refusal.partition("{")[0]) for refusal in texts)
         # The prompt and what was said are the prefix, and the reply without its end the suffix.
         assert example.record.prefix.length == len(example.prompt)
         assert [len(states) for states in example.record.hidden] == [len(reply) - 1]

@@ -13,7 +13,7 @@ from mogu.adapter.gate import READ_EVERY
 from mogu.data.mixture import SHARES
 from mogu.errors import MoguError
 from mogu.generation import MoguModel
-from mogu.training import gate_fit, pipeline
+from mogu.training import gate_fit, pipeline, sequence_routing
 from mogu.training.pipeline import train
 from mogu.turns import TurnMarks
 from tests.tiny import LAYERS, VOCAB_SIZE, tiny_tokenizer
@@ -149,7 +149,20 @@ def test_a_gate_reads_prompts_only_where_the_settings_say_so(files, gated, tmp_p
     assert reply.safe_weight == 0 and 0 < reply.score < 1
 
 
-def test_a_base_whose_replies_end_at_once_has_a_gate_that_reads_prompts_only(files, tmp_path):
+def test_a_tokenizer_that_no_refusal_begins_under_is_refused_before_any_stage(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(sequence_routing, "corpus_refusals", lambda: {"en": ["Theft is wrong."]})
+    heard = []
+    with pytest.raises(MoguError, match="refusals do not commonly begin with any token"):
+        train_on(
+            files,
+            tmp_path / "adapter",
+            sequence_settings(),
+            progress=lambda name, *_: heard.append(name),
+        )
+    assert set(heard) == {"load model"}
+
+
+def test_a_base_whose_replies_end_at_once_has_a_gate_that_reads_prompts_only(files, tmp_path, caplog):
     shutil.copytree(files / "model", tmp_path / "model")
     defaults = tmp_path / "model" / "generation_config.json"
     defaults.write_text(
@@ -161,6 +174,10 @@ def test_a_base_whose_replies_end_at_once_has_a_gate_that_reads_prompts_only(fil
     assert config.gate.reply_threshold is None and "reply" not in config.metrics["gate"]
     # Nothing was read twice.
     assert sum(config.metrics["gate"]["rows"].values()) == len(sequence_requests(files))
+    assert (
+        "the gate reads prompts only: the base has replied to no benign request with more than 8 tokens"
+        in caplog.messages
+    )
 
 
 def test_an_adapter_of_sequence_routing_loads_and_decides(gated):

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mogu.corpus import corpus_refusals
 from mogu.data.requests import Request
+from mogu.errors import MoguError
 from mogu.training import sequence_routing
 from mogu.training.preparation import BegunReply, Prompt
 from mogu.training.sequence_routing import LONGEST_PROMPT, _opened, _some_of_each_label, refusal_starts
@@ -57,6 +58,12 @@ def test_rare_beginnings_do_not_count(monkeypatch):
         sequence_routing, "corpus_refusals", lambda: {"en": texts, "xx": ["Perhaps not.", "Never ever."]}
     )
     assert starts_of(tokenizer) == ["I", "No,", "Perhaps", "Never"]
+
+
+def test_a_tokenizer_under_which_no_refusal_begins_with_a_whole_word_is_refused(monkeypatch):
+    monkeypatch.setattr(sequence_routing, "corpus_refusals", lambda: {"en": REFUSALS["en"][2:5]})
+    with pytest.raises(MoguError, match="under this tokenizer refusals do not commonly begin with any token"):
+        refusal_starts(SimpleNamespace(tokenizer=tiny_tokenizer()))
 
 
 def test_the_corpuss_refusals_begin_with_few_tokens_that_most_of_them_share():

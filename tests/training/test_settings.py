@@ -89,10 +89,33 @@ def test_what_cannot_be_is_refused(wrong):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"routed_tokens": 5}, "routed_tokens and routed_prompt_tokens belong to routing='token'"),
-        ({"routed_prompt_tokens": 1}, "routed_tokens and routed_prompt_tokens belong to routing='token'"),
-        ({"routed_prompt_tokens": None}, "routed_tokens and routed_prompt_tokens belong to routing='token'"),
-        ({"variant_objective": "ratio"}, "variant_objective='ratio' belongs to routing='token'"),
+        *(
+            (given, f"routing='sequence' makes no use of {', '.join(given)}: only routing='token' does")
+            for given in (
+                {"wrapped_share": 0.1},
+                {"routed_tokens": 5},
+                {"routed_prompt_tokens": 1},
+                {"routed_prompt_tokens": None},
+                {"variant_objective": "ratio"},
+                {"router_form": "paper", "router_start": "random"},
+                {"router_epochs": 2},
+                {"router_learning_rate": 1e-3},
+                {"router_loss_weight": 2.0},
+                {"weigh_by_kind": False},
+                {"router_distance": "squared"},
+            )
+        ),
+        *(
+            (
+                PRESETS["token"] | given,
+                f"routing='token' makes no use of {', '.join(given)}: only routing='sequence' does",
+            )
+            for given in (
+                {"usable_variant": False},
+                {"look_alike_refusal_budget": 0.1},
+                {"framed_refusal_budget": 0.1, "read_reply_tokens": None},
+            )
+        ),
         ({"benign_refusal_budget": None}, "routing='sequence' needs a benign_refusal_budget"),
         ({"routing": "token"}, "routing='token' needs routed_tokens: try 24, or 5 as in the paper"),
         ({"routing": "token", "routed_tokens": 5}, "needs routed_prompt_tokens of 1 or more"),
@@ -128,6 +151,12 @@ def test_both_ways_of_routing_take_their_own_settings():
     assert TrainingSettings.preset("token").benign_refusal_budget == 0.03
 
 
+def test_of_the_other_way_the_defaults_may_be_written_out():
+    for name in PRESETS:
+        settings = TrainingSettings.preset(name)
+        assert TrainingSettings.model_validate(settings.model_dump()) == settings
+
+
 @pytest.mark.parametrize("name", ["default", "token", "full", "quick"])
 def test_lambda_is_chosen_on_validation_unless_it_is_given(name):
     assert TrainingSettings.preset(name).router_loss_weight is None
@@ -146,7 +175,10 @@ def test_what_a_preset_says_is_not_the_default_already(name):
 def test_the_papers_routers_cannot_start_at_a_fit():
     with pytest.raises(ValidationError, match="router_start='fit' needs router_form='folded'"):
         TrainingSettings(router_form="paper", router_start="fit")
-    assert TrainingSettings(router_form="paper", router_start="random").router_form == "paper"
+    settings = TrainingSettings.model_validate(
+        PRESETS["token"] | {"router_form": "paper", "router_start": "random"}
+    )
+    assert settings.router_form == "paper"
 
 
 def test_every_setting_says_what_it_is():

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from mogu.adapter.config import AdapterConfig, DataSource, GateConfig, PartName
@@ -101,9 +102,9 @@ the *usable* variant's,
 a second LoRA that answers where the base refuses what it need not"""
 
 _REPLY_IS_READ = """\
-The gate reads on while the base writes, and ends the reply with a refusal from {reply_threshold:.4g} on."""
+The gate reads on while a reply is written, and ends it with a refusal from {reply_threshold:.4g} on."""
 
-_REPLY_IS_NOT_READ = "The gate does not read what the base writes."
+_REPLY_IS_NOT_READ = "The gate does not read replies."
 
 _SEQUENCE_LIMITS = """\
 - The decision is one per reply, once the prompt is read. {in_reply}
@@ -119,8 +120,8 @@ A reply that turns harmful is left only when the gate sees it,
   and what was written by then stays."""
 
 _LIMIT_WHERE_NOT_READ = """\
-A request that passes is answered as the base answers
-  it, and a reply that turns harmful later is not caught."""
+A request that passes is answered, and a reply that turns
+  harmful later is not caught."""
 
 _SEQUENCE_ALONE = """\
 The safe variant loaded with PEFT acts on every token, and refuses harmless requests as well."""
@@ -165,9 +166,10 @@ def model_card(config: AdapterConfig) -> str:
     """The `README.md` of an adapter folder: Markdown with the front matter that the Hugging Face hub reads.
 
     The license is the base's and left to it. The hub takes only hub ids as `base_model`, so a local base is
-    named in the text alone.
+    named in the text alone, and without its place, which is no reader's business.
     """
     base, gate = config.base, config.gate
+    base_name = base.name if base.revision else Path(base.name).name
     front_matter = {
         **({"base_model": base.name, "base_model_relation": "adapter"} if base.revision else {}),
         "library_name": "mogu-llm",
@@ -177,8 +179,8 @@ def model_card(config: AdapterConfig) -> str:
     return _TEMPLATE.format(
         # JSON is YAML, and quotes what YAML would misread.
         front_matter="\n".join(f"{key}: {json.dumps(value)}" for key, value in front_matter.items()),
-        base=base.name,
-        base_literal=json.dumps(base.name),
+        base=base_name,
+        base_literal=json.dumps(base_name if base.revision else f"path/to/{base_name}"),
         revision=f" at revision `{base.revision}`" if base.revision else "",
         model_type=base.model_type,
         fingerprint=base.fingerprint,
@@ -263,7 +265,7 @@ def _calibration(figures: Mapping[str, Any]) -> Iterator[str]:
     yield from _by_kind(figures)
     if reply := figures.get("reply"):
         yield (
-            f"While the base writes, the threshold is {reply['threshold']:.4g}. Of {sum(reply['rows'].values())} "
+            f"While a reply is written, the threshold is {reply['threshold']:.4g}. Of {sum(reply['rows'].values())} "
             f"benign rows, whose replies were read for up to {reply['tokens']} tokens, so many were refused by then:"
         )
         lengths = reply["refused_by_length"]

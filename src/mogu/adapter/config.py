@@ -136,6 +136,11 @@ class AdapterConfig(BaseModel):
     created: str
 
     @property
+    def answerer(self) -> str:
+        """Who writes what sequence routing does not refuse, as people are told."""
+        return "the usable variant" if "usable" in self.parts else "the base"
+
+    @property
     def sha256(self) -> str:
         """A digest of all that is said here: it tells one training or calibration from another."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()

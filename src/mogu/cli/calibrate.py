@@ -39,9 +39,9 @@ def run(
 ) -> None:
     """Set the lowest thresholds at which at most a share of your own benign requests is refused.
 
-    They may go up or down; the folder keeps those from before as traffic.before. Nothing is trained: the base
-    answers each request and the gate reads along. An interrupted run goes on where it was when the same command is
-    given again.
+    They may go up or down; the folder keeps those of training as traffic.before. Nothing is trained: each request
+    is answered, whatever the gate says of it meanwhile. An interrupted run goes on where it was when the same command
+    is given again.
     """
     with err.status("Starting"):
         from mogu.adapter.folder import read_config, save_config
@@ -80,13 +80,17 @@ def run(
     )
     before = config.gate.thresholds(None)
     config.gate.threshold = thresholds.prompt
-    if before.reply is not None:
+    if before.reply is None:
+        del figures["reply_threshold"]
+    else:
         config.gate.reply_threshold = thresholds.reply
+    # Of several calibrations the first one has found the thresholds of training.
+    of_training = config.metrics.get("traffic", {}).get("before", before._asdict())
     config.metrics["traffic"] = {
         "source": source_name(benign),
         "sha256": digest,
         "reply_tokens": 0 if before.reply is None else max_new_tokens,
-        "before": before._asdict(),
+        "before": of_training,
         **figures,
     }
     save_config(folder, config)
@@ -118,10 +122,10 @@ def _read(
     partial: PartialFile,
     bars: StageBars,
 ) -> None:
-    """Keep what the gate says of each request at its end, and at most while the base replies."""
+    """Keep what the gate says of each request at its end, and at most while it is answered."""
 
     def scores(batch: list[int], tokens: int) -> list[float | None]:
-        # At the highest threshold the base answers, while the gate says what it would have done.
+        # At the highest threshold all are answered, while the gate says what it would have done.
         replies = model.reply(
             [talks[row] for row in batch], threshold=1.0, max_new_tokens=tokens, batch_size=len(batch)
         )

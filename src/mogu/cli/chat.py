@@ -1,10 +1,10 @@
 """`mogu chat`: talk to a hardened model."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from mogu.cli.console import err, out, printable
+from mogu.cli.console import err, out, printable, wrapped
 from mogu.cli.options import (
     Base,
     Device,
@@ -43,6 +43,7 @@ def run(
     from mogu.generation.request import RoutingRequest, check_request
 
     check_request(RoutingRequest(mode, threshold=threshold), model.config.weights)
+    answerer = {"base": "the base", "usable": "the usable variant"}.get(mode, model.config.answerer)
     turns: list[Message] = []
     for line in _lines():
         match line.strip():
@@ -61,20 +62,25 @@ def run(
             out.print("\n[dim]cut short; the turn is forgotten[/dim]\n")
             continue
         turns.append({"role": "assistant", "content": reply.text})
-        out.print(f"\n{_routing(reply, model.config.gate, threshold)}\n", style="dim", highlight=False)
+        told = [_routing(reply, model.config.gate, threshold, answerer)]
+        # Told too of the rare reply that ends with the very last token: a reply does not say how it ended.
+        if reply.tokens >= max_new_tokens:
+            told.insert(0, f"(cut at {max_new_tokens} tokens; --max-new-tokens gives more)")
+        out.print("", *told, "", sep="\n", style="dim", highlight=False)
 
 
-def _routing(reply: "Reply", gate: "GateConfig | None", threshold: float | None) -> str:
+def _routing(reply: "Reply", gate: "GateConfig | None", threshold: float | None, answerer: str) -> str:
     """How a reply was routed, in one line.
 
     Args:
         reply: the reply.
         gate: of a sequence adapter.
         threshold: the probability (0 to 1) that the user chose in place of the gate's own.
+        answerer: who writes what is not refused.
     """
     if gate is None:
         return f"safe {reply.safe_weight:.2f}, usable {reply.usable_weight:.2f}, {reply.tokens} tokens"
-    outcome = "refused" if reply.safe_weight else "the base's reply"
+    outcome = "refused" if reply.safe_weight else f"{answerer}'s reply"
     if reply.score is None:
         return f"gate not asked: {outcome}"
     in_force = gate.thresholds(threshold)
@@ -86,9 +92,12 @@ def _routing(reply: "Reply", gate: "GateConfig | None", threshold: float | None)
 
 def _show(stream: "ReplyStream") -> "Reply | None":
     """Prints a reply as it is written; None if the user interrupts it, which ends the generation too."""
+    pieces: Iterable[str] = map(printable, stream)
+    if out.is_terminal:
+        pieces = wrapped(pieces, out.width)
     try:
-        for piece in stream:
-            print(printable(piece), end="", flush=True)
+        for piece in pieces:
+            print(piece, end="", flush=True)
     except KeyboardInterrupt:
         return None
     return stream.reply

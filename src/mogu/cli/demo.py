@@ -62,7 +62,8 @@ def run(
             train(demo_model(), adapter, settings, progress=bars)
     config = read_config(adapter)
     groups = demo_prompts(8 if quick else 16)
-    kept = output / f"replies-{config.created.replace(':', '')}-{len(groups['malicious'])}.jsonl"
+    # Named after all that the adapter says of itself: with thresholds that `mogu calibrate` moved, it replies anew.
+    kept = output / f"replies-{config.sha256[:16]}-{len(groups['malicious'])}.jsonl"
     rows = read_rows(kept, groups)
     if len(rows) < 2 * sum(map(len, groups.values())):
         with StageBars(err) as bars:
@@ -72,7 +73,7 @@ def run(
                 groups,
                 max_new_tokens=NEW_TOKENS,
                 kept=kept,
-                progress=lambda done, total: bars("answer prompts", done, total),
+                progress=lambda done, total: bars("Answering the prompts", done, total),
             )
     shares = refused_shares(rows)
     scores = {

@@ -43,9 +43,9 @@ def run(
         Path, typer.Option("--input", help="JSONL; each row has `prompt` (a text) or `messages` (turns).")
     ],
     output: Annotated[Path, typer.Option(help="JSONL to write: the same rows with response and weights.")],
-    max_new_tokens: MaxNewTokens,
     mode: Mode = "mogu",
     threshold: Threshold = None,
+    max_new_tokens: MaxNewTokens = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows that are generated together.")] = 16,
     base: Base = None,
     device: Device = None,

@@ -52,6 +52,7 @@ def run(
             threshold=trace.threshold,
             reply_threshold=trace.reply_threshold,
             routed=trace.routed,
+            answerer=model.config.answerer,
             title=prompt,
         )
     write_atomic(output, page)

@@ -18,6 +18,30 @@ from mogu.cli.console import tell
 
 SECONDS_BETWEEN_LINES = 15
 
+STAGES = {
+    "load model": "Loading the base model",
+    "base replies": "Base writes its own replies",
+    "record activations": "Recording hidden states",
+    "safe": "Training the safe variant",
+    "glad replies": "Base writes helpful replies",
+    "usable": "Training the usable variant",
+    "choose layers": "Choosing the gate's layers",
+    "read conversations": "Reading conversations",
+    "calibrate": "Calibrating when to refuse",
+    "fit gate": "Fitting the gate",
+    "fit routers": "Fitting the routers",
+    "routers": "Training the routers",
+}
+"""What is shown for a stage of training; short, so that its bar fits into 80 columns."""
+
+
+def _shown(name: str) -> str:
+    """What is shown for a stage: as `STAGES` has it, with the number of a candidate behind, or else its name."""
+    stage, _, candidate = name.partition("-")
+    if stage not in STAGES:
+        return name
+    return f"{STAGES[stage]} ({candidate})" if candidate else STAGES[stage]
+
 
 class StageBars:
     """One bar for each stage, in a `with` block; call it with a stage's name, the steps done and all steps.
@@ -30,7 +54,7 @@ class StageBars:
         self._console = console
         self._bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
@@ -58,7 +82,7 @@ class StageBars:
     def __call__(self, name: str, done: int, total: int) -> None:
         """Shows that of a stage's steps so many are done."""
         if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name, total=total)
+            self._tasks[name] = self._bars.add_task(_shown(name), total=total)
         self._bars.update(self._tasks[name], completed=done, total=total)
         now = self._console.get_time()
         due = done >= total or now - self._last_line >= SECONDS_BETWEEN_LINES
@@ -68,6 +92,6 @@ class StageBars:
 
     def _line(self, name: str) -> str:
         task = next(task for task in self._bars.tasks if task.id == self._tasks[name])
-        line = f"{name}: {task.completed:.0f} of {task.total:.0f}"
+        line = f"{task.description}: {task.completed:.0f} of {task.total:.0f}"
         left = None if task.finished else task.time_remaining
         return line if left is None else f"{line}, about {left:.0f} s left"

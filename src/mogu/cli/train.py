@@ -8,6 +8,7 @@ import typer
 from mogu.cli.console import err, out, tell
 from mogu.cli.options import Device, Dtype, TrustRemoteCode
 from mogu.cli.progress import StageBars
+from mogu.errors import MoguError
 from mogu.settings import merge_settings
 
 
@@ -15,6 +16,9 @@ def run(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, a local folder or a GGUF file.")],
     *,
     output: Annotated[Path, typer.Option(help="The adapter folder to write.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the adapter that is there.")
+    ] = False,
     malicious: Annotated[
         str | None,
         typer.Option(help="Your malicious requests, in place of the corpus: JSONL, CSV or a dataset id."),
@@ -62,7 +66,15 @@ def run(
     ]
     settings = merge_settings(TrainingSettings.preset(preset), file=config, assignments=given)
     with err.status("Starting"):
+        from mogu.adapter.folder import CONFIG_FILE
         from mogu.training.pipeline import train
+    # With unfinished work beside it, this goes on with a training that was allowed to replace the adapter.
+    unfinished = output.absolute().with_name(f"{output.name}.training").exists()
+    if (output / CONFIG_FILE).exists() and not (overwrite or unfinished):
+        raise MoguError(
+            f"{output} holds an adapter (mogu info {output} shows which); "
+            "choose another --output, or give --overwrite to replace it"
+        )
     with StageBars(err) as bars:
         train(
             model,

@@ -42,13 +42,16 @@ _HOW_TO = re.compile(
 _TOLD = re.compile(
     r"(?:explain|describe|outline|detail|demonstrate|summari[sz]e)(?: to)?(?: me| us)? (.+)", re.IGNORECASE
 )
-_GIVEN = frozenset("help give tell show teach provide suggest recommend advise".split())
-_MADE = frozenset(
-    "write draft create compose plan produce design list generate make develop devise instruct build prepare invent "
-    "draw find convince rewrite rank organise organize map run launch trick name translate improve compare optimise "
-    "optimize pick plot share spread train steal hack drain track scare coach start fake forge fabricate script turn "
-    "set put convert sort solve define fix review add calculate argue persuade pretend imagine formulate craft "
-    "construct publish post".split()
+_GIVEN = re.compile(r"(help|give|tell|show|teach|provide|suggest|recommend|advise) (.+)", re.IGNORECASE)
+_MADE = re.compile(
+    r"("
+    r"write|draft|create|compose|plan|produce|design|list|generate|make|develop|devise|instruct|build|"
+    r"prepare|invent|draw|find|convince|rewrite|rank|organise|organize|map|run|launch|trick|name|"
+    r"translate|improve|compare|optimise|optimize|pick|plot|share|spread|train|steal|hack|drain|track|"
+    r"scare|coach|start|fake|forge|fabricate|script|turn|set|put|convert|sort|solve|define|fix|review|"
+    r"add|calculate|argue|persuade|pretend|imagine|formulate|craft|construct|publish|post"
+    r") (.+)",
+    re.IGNORECASE,
 )
 _ONE_SENTENCE = re.compile(r"""[^.?!;:"()\n{}]+[.?!]?""")
 
@@ -67,7 +70,6 @@ def named(text: str) -> str | None:
     if len(text.split()) > LONGEST_NAMED or not text.isascii() or not _ONE_SENTENCE.fullmatch(text):
         return None
     text = _POLITE.sub("", text.rstrip(".?! "))
-    verb, _, rest = text.partition(" ")
     if question := _QUESTION.fullmatch(text):
         asked, rest = question.groups()
         words = f"help you {rest}" if asked.lower() == "how" else f"tell you {asked.lower()} to {rest}"
@@ -75,10 +77,10 @@ def named(text: str) -> str | None:
         words = f"help you {how_to.group(1)}"
     elif told := _TOLD.fullmatch(text):
         words = f"help you with {told.group(1)}"
-    elif verb.lower() in _GIVEN and rest:
-        words = f"{verb.lower()} {rest}"
-    elif verb.lower() in _MADE and rest:
-        words = f"help you {verb.lower()} {rest}"
+    elif given := _GIVEN.fullmatch(text):
+        words = f"{given.group(1).lower()} {given.group(2)}"
+    elif made := _MADE.fullmatch(text):
+        words = f"help you {made.group(1).lower()} {made.group(2)}"
     else:
         return None
     return to_second_person(words)

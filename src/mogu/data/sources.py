@@ -21,8 +21,15 @@ TEXT_FIELDS = ("prompt", "text", "instruction", "goal", "question", "request", "
 FILE_SUFFIXES = (".jsonl", ".csv", ".json", ".tsv", ".txt", ".parquet", ".xlsx", ".gz", ".zip")
 
 
-class _Row(NamedTuple):
-    place: str  # file and line, or dataset and row: where to look for a mistake
+class SourceRow(NamedTuple):
+    """One row as its source has it.
+
+    Attributes:
+        place: file and line, or dataset and row: where to look for a mistake.
+        fields: its values by name.
+    """
+
+    place: str
     fields: Mapping[str, Any]
 
 
@@ -50,7 +57,7 @@ def read_requests(
     """
     requests: dict[str, Request] = {}
     count = 0
-    for count, row in enumerate(_rows(str(source)), start=1):  # noqa: B007
+    for count, row in enumerate(source_rows(str(source)), start=1):  # noqa: B007
         request = _request(row, label, field)
         conversation = "\n".join(message["content"] for message in request.messages)
         requests.setdefault(normalised(conversation), request)
@@ -77,7 +84,7 @@ def source_name(source: str) -> str:
     return f"{folder.resolve().name}{colon}{split}" if name and folder.is_dir() else source
 
 
-def _request(row: _Row, label: Label, field: str | None) -> Request:
+def _request(row: SourceRow, label: Label, field: str | None) -> Request:
     present = [name for name, value in row.fields.items() if value is not None]
     name = next((name for name in ([field] if field else TEXT_FIELDS) if name in present), None)
     if name is None:
@@ -105,7 +112,8 @@ def _request(row: _Row, label: Label, field: str | None) -> Request:
     )
 
 
-def _rows(source: str) -> Iterator[_Row]:
+def source_rows(source: str) -> Iterator[SourceRow]:
+    """The rows of a file, folder or hub data set, as `read_requests` takes them; errors as there."""
     path = Path(source).expanduser()
     suffix = path.suffix.lower()
     if path.is_file():
@@ -113,8 +121,8 @@ def _rows(source: str) -> Iterator[_Row]:
             raise MoguError(
                 f"{source}: cannot read '{suffix or path.name}' files. Give a .jsonl or .csv file."
             )
-        text = _read_text(path)
-        return _jsonl_rows(source, text) if suffix == ".jsonl" else _csv_rows(source, text)
+        text = read_text(path)
+        return jsonl_rows(source, text) if suffix == ".jsonl" else csv_rows(source, text)
     name, _, split = source.partition(":")
     folder = Path(name).expanduser()
     if name and folder.is_dir():
@@ -125,7 +133,12 @@ def _rows(source: str) -> Iterator[_Row]:
     return _dataset_rows(source, "/".join([owner, *rest[:1]]), "".join(rest[1:]) or None, split or "train")
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        MoguError: If it cannot be read, is not UTF-8 or is empty.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -140,7 +153,8 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _jsonl_rows(source: str, text: str) -> Iterator[_Row]:
+def jsonl_rows(source: str, text: str) -> Iterator[SourceRow]:
+    """The objects of JSON lines; a MoguError names a line that is none."""
     # Not splitlines(): JSON strings may hold line separators other than "\n" as they are.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -153,10 +167,11 @@ def _jsonl_rows(source: str, text: str) -> Iterator[_Row]:
             ) from error
         if not isinstance(fields, dict):
             raise MoguError(f"{source}:{number}: {type(fields).__name__}, not an object with named fields.")
-        yield _Row(f"{source}:{number}", fields)
+        yield SourceRow(f"{source}:{number}", fields)
 
 
-def _csv_rows(source: str, text: str) -> Iterator[_Row]:
+def csv_rows(source: str, text: str) -> Iterator[SourceRow]:
+    """The rows of CSV with a header; a MoguError names a row that does not fit it."""
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         for fields in reader:
@@ -164,12 +179,12 @@ def _csv_rows(source: str, text: str) -> Iterator[_Row]:
                 raise MoguError(
                     f"{source}:{reader.line_num}: more cells than the header has. Quote texts with commas."
                 )
-            yield _Row(f"{source}:{reader.line_num}", fields)
+            yield SourceRow(f"{source}:{reader.line_num}", fields)
     except csv.Error as error:
         raise MoguError(f"{source}:{reader.reader.line_num}: not CSV ({error}). Check the quotes.") from error
 
 
-def _dataset_rows(source: str, path: str, config: str | None, split: str) -> Iterator[_Row]:
+def _dataset_rows(source: str, path: str, config: str | None, split: str) -> Iterator[SourceRow]:
     try:
         import datasets
     except ImportError as error:
@@ -187,4 +202,4 @@ def _dataset_rows(source: str, path: str, config: str | None, split: str) -> Ite
             "Give a .jsonl or .csv file, or a dataset as id, id:split or id/config:split."
         ) from error
     for number, fields in enumerate(rows, start=1):
-        yield _Row(f"{source} row {number}", fields)
+        yield SourceRow(f"{source} row {number}", fields)

@@ -13,7 +13,8 @@ class Reply:
         tokens: how many tokens it wrote, the end token included.
         safe_weight: mean weight of the safe variant over the routed tokens and layers, 0 when none is routed; of
             sequence routing the share of the reply that it wrote.
-        usable_weight: the same of the usable variant, 1 when none is routed; of sequence routing the base's share.
+        usable_weight: the same of the usable variant, 1 when none is routed; of sequence routing the share that is
+            not refused, whether the base writes it or the usable variant.
         score: the gate's calibrated probability, 0 to 1, that the reply should be a refusal; None without a gate.
     """
 

@@ -27,7 +27,8 @@ _PROMISE = re.compile(any_of("promise"))
 _TAKES_BACK = re.compile(any_of("takes_back"))
 _COMMAND = re.compile(any_of("command"))
 _PIVOT = re.compile(rf"{any_of('pivot')}|^\W*(?:{any_of('turns')})")
-_KEYWORDS = re.compile(f"{any_of('keywords')}|{any_of('apology')}")
+# An apology is looked for at a word's start: "lamento" is no part of "filamentous".
+_KEYWORDS = re.compile(rf"{any_of('keywords')}|(?<![a-z])(?:{any_of('apology')})")
 # An apology that the token limit cut off.
 _CUT_APOLOGY = re.compile(
     r"(?:im )?(?:so |very |really )?sorry[,.]?(?: but)?(?: i| as an ai\b.{0,20})?"

@@ -98,6 +98,7 @@ def gate_page(
     threshold: float,
     reply_threshold: float | None,
     routed: Sequence[bool],
+    answerer: str,
     title: str,
 ) -> str:
     """Shades the words of a prompt by the gate's probability of malice, and says what was decided.
@@ -109,6 +110,7 @@ def gate_page(
         threshold: The probability, in [0, 1], from which on the prompt's end begins a refusal.
         reply_threshold: The same of a token of the reply; None if the gate does not read replies.
         routed: For each token, whether the safe variant wrote it: none, or all from one of the reply on.
+        answerer: Who wrote the other tokens of the reply, such as `the base`.
         title: The page's heading.
 
     Returns:
@@ -132,7 +134,7 @@ def gate_page(
         (f"s{_level(each)}" + " above" * (each >= limit)) * is_read
         for each, limit, is_read in zip(gate, limits, read, strict=True)
     ]
-    headings = {0: "prompt", prompt_length: "reply, by the base"}
+    headings = {0: "prompt", prompt_length: f"reply, by {answerer}"}
     if begins is not None:
         headings[begins] = "reply, by the safe variant"
     return render(
@@ -147,6 +149,7 @@ def gate_page(
         refused=refused,
         turned=None if refused or begins is None else gate[begins - 1],
         reply_threshold=reply_threshold,
+        answerer=answerer,
         readings=[
             (token.translate(VISIBLE), round(each, 4))
             for token, each, is_read in zip(tokens, gate, read, strict=True)

@@ -16,6 +16,7 @@ from mogu.judges.refusal import holds_refusal
 from mogu.share import Share
 from mogu.training.loop import Progress
 from mogu.training.preparation import (
+    BEGUN_TOKENS,
     REPLY_BATCH,
     BegunReply,
     Prompt,
@@ -36,15 +37,18 @@ def base_refusals(
     Args:
         tokenizer: of the base.
         prompts: of both labels.
-        begun: the base's replies to them.
+        begun: the base's replies to them. Those that are no longer than an opener are not counted: "I'm sorry, but I
+            can" may go on either way.
 
     Returns:
-        None if it has replied to none.
+        None if there is none to count.
     """
     replies = [
         reply.ids
         for prompt, reply in zip(prompts, begun, strict=True)
-        if prompt.request.label == "benign" and not prompt.request.group and reply.ids
+        if prompt.request.label == "benign"
+        and not prompt.request.group
+        and len(reply.ids) > BEGUN_TOKENS["opener"][1]
     ]
     if not replies:
         return None

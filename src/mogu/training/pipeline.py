@@ -115,8 +115,8 @@ def train_loaded(
         parts: list[PartName] = ["safe", "usable", "routers"]
         gate = None
         if settings.routing == "sequence":
-            gate, metrics = train_sequence_routing(loaded, adapter, recorder, prompts, count, settings, run)
-            parts = ["safe", "usable", "gate"] if "usable" in metrics else ["safe", "gate"]
+            trained = train_sequence_routing(loaded, adapter, recorder, prompts, count, settings, run)
+            parts, gate, metrics = trained
         else:
             metrics = train_token_routing(loaded, adapter, recorder, prompts, count, settings, run)
         versions = package_versions()

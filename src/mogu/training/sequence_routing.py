@@ -1,5 +1,6 @@
 """Sequence routing: the safe variant, trained where it acts, and the gate that says when."""
 
+import logging
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -9,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mogu.adapter.attach import Adapter, new_gate
-from mogu.adapter.config import GateConfig
+from mogu.adapter.config import GateConfig, PartName
 from mogu.corpus import corpus_refusals
+from mogu.errors import MoguError
 from mogu.models import LoadedModel
 from mogu.training.gate_calibration import (
     apply_calibration,
@@ -37,6 +39,8 @@ from mogu.training.settings import TrainingSettings
 from mogu.training.stage import SafeStage, UsableStage, gradient_checkpointing
 from mogu.turns import TurnMarks
 
+log = logging.getLogger(__name__)
+
 PARAGRAPH = "\n\n"
 """Between a reply that had begun and the refusal that follows it."""
 
@@ -60,10 +64,12 @@ class SequenceRouting(NamedTuple):
     """What training gives beside the adapter's tensors.
 
     Attributes:
+        parts: what of the adapter was trained.
         config: how the gate decides.
         metrics: of every stage by its name.
     """
 
+    parts: list[PartName]
     config: GateConfig
     metrics: dict[str, Any]
 
@@ -87,7 +93,11 @@ def train_sequence_routing(
         count: how many of them, from the first on, are for training.
         settings: how to train.
         run: the run.
+
+    Raises:
+        MoguError: if refusals have no common beginning under the base's tokenizer.
     """
+    starts = refusal_starts(loaded)
     training, validation = list(prompts[:count]), list(prompts[count:])
     marks = TurnMarks.of(loaded.tokenizer)
     rng = random.Random(settings.seed)
@@ -96,6 +106,7 @@ def train_sequence_routing(
     watched = _some_of_each_label(validation, SAFE_VALIDATION)
     with run.stage("base replies") as step:
         begun = begun_replies(recorder, loaded.tokenizer, [*learned, *watched], settings, run.work, step)
+    parts: list[PartName] = ["safe"]
     metrics: dict[str, Any] = {}
     with gradient_checkpointing(adapter) if settings.gradient_checkpointing else nullcontext():
         with run.stage("record activations") as step:
@@ -115,6 +126,11 @@ def train_sequence_routing(
             usable = UsableStage(adapter, recorder, glad, settings)
             rows = list(range(len(glad)))
             metrics["usable"] = run.train_variant("usable", usable, adapter, rows[:split], rows[split:])
+            metrics["usable"]["in_adapter"] = metrics["usable"]["best_step"] > 0
+            if metrics["usable"]["in_adapter"]:
+                parts.append("usable")
+            else:
+                log.warning("the adapter goes without the usable variant: what is not refused is the base's")
     opened = [_opened(prompt, reply, rng) for prompt, reply in zip([*learned, *watched], begun, strict=True)]
     metrics["gate"] = _train_gate(
         adapter, recorder, marks, [*training, *validation, *filter(None, opened)], validation, settings, run
@@ -127,15 +143,18 @@ def train_sequence_routing(
         reply_threshold=reply and reply["threshold"],
         marks=marks,
         break_ids=break_ids,
-        refusal_starts=refusal_starts(loaded),
+        refusal_starts=starts,
     )
-    return SequenceRouting(config, metrics)
+    return SequenceRouting([*parts, "gate"], config, metrics)
 
 
 def refusal_starts(loaded: LoadedModel) -> list[int]:
     """The token ids that the corpus's refusals commonly begin with, in all its languages.
 
     Of those in Latin letters only whole words count: a piece of a word may begin anything in another language.
+
+    Raises:
+        MoguError: if there is none.
     """
     starts: set[int] = set()
     for texts in corpus_refusals().values():
@@ -146,6 +165,11 @@ def refusal_starts(loaded: LoadedModel) -> list[int]:
             if not text[:end].isascii() or text[end : end + 1] == " ":
                 first[encoding["input_ids"][0]] += 1
         starts |= {token for token, times in first.items() if times >= COMMON_START * len(texts)}
+    if not starts:
+        raise MoguError(
+            "under this tokenizer refusals do not commonly begin with any token that is a whole word, so no gate could "
+            "begin one; try routing by token: preset token"
+        )
     return sorted(starts)
 
 
@@ -212,6 +236,11 @@ def _train_gate(
             [groups[row] for row in running],
             budgets,
             calibration.threshold,
+        )
+    elif settings.read_reply_tokens is not None:
+        log.warning(
+            "the gate reads prompts only: the base has replied to no benign request with more than %d tokens",
+            BEGUN_TOKENS["opener"][1],
         )
     with run.stage("fit gate") as step:
         gate = fit_gate(readings, layers, settings.seed, device, step)

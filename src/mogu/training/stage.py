@@ -279,8 +279,8 @@ class UsableStage(VariantStage):
 
     @property
     def may_keep_start(self) -> bool:
-        """Whether it begins as the base, whose replies are its own targets."""
-        return self.settings.variant_objective == "target"
+        """Whether an adapter may do without it: in sequence routing the base answers then."""
+        return self.settings.routing == "sequence"
 
     @staticmethod
     def trained(layer: nn.Module) -> nn.Module:

@@ -55,10 +55,10 @@ GERMAN = Phrases(
     safe=r"""
 \b(?:stattdessen|legale?[nrs]?|rechtlich\w*|gesetz\w*|rechte|sicher\w*|seriös\w*|ehrlich\w*|friedlich\w*
 |gewaltfrei\w*)\b
-\b(?:\w*beratung\w*|seelsorge|hilfe|anlaufstelle\w*|polizei|notruf|therapeut\w*|therapie|anwalt|anwältin
-|fachleute\w*|schlichtung)\b
-\b(?:alternativ\w*|vorbeug\w+|prävention|schütz\w*|schutz|unterstützung|vertrauensperson|melden|konflikt\w*
-|streit)\b
+\b(?:\w*beratung\w*|seelsorge|hilfe|anlaufstelle\w*|polizei|notruf|therapeut(?:in|innen|en)?|therapie
+|anwalt|anwältin|fachleute\w*|schlichtung)\b
+\b(?:alternativ(?:e[mnrs]?)?|vorbeug\w+|prävention|schütz\w*|schutz|unterstützung|vertrauensperson|melden
+|konflikt\w*|streit)\b
 \bniemand\w* (?:\w+ )?schade\w*|\b(?:anderen|besseren|gesunden) (?:weg|ausweg|lösung)\b""",
     moral=r"""
 \b(?:illegale?[nrsm]?|strafbar\w*|straftat\w*|gefährlich\w*|schaden|schadet|unethisch\w*|verboten|verletz\w+

@@ -1,0 +1,206 @@
+"""`mogu eval`: compare defenses on attacks and on harmless requests, and write the report."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mogu.cli.console import err, out, tell
+from mogu.cli.options import Base, Device, Dtype, Folder, TrustRemoteCode, open_model
+from mogu.cli.progress import StageBars
+from mogu.errors import MoguError
+
+if TYPE_CHECKING:
+    from mogu.data.requests import Label
+    from mogu.defenses.base import Host
+    from mogu.evaluation.tasks import Prompts
+    from mogu.judges.endpoint import EndpointOptions
+
+ALL = "all"
+ATTACKS = "advbench,xstest_unsafe,own_frames,prefilled"
+USABILITY = "justeval,xstest_safe,own_lookalikes,own_frames_benign"
+SUFFIXES = (".json", ".jsonl", ".csv")
+
+
+def run(
+    folder: Folder,
+    *,
+    output: Annotated[Path, typer.Option(help="Folder for the report, the logs and what defenses train.")],
+    defenses: Annotated[
+        str, typer.Option(help="Names with commas between, or all; an argument follows a colon: guard:PATH.")
+    ] = ALL,
+    attacks: Annotated[
+        str, typer.Option(help="Malicious prompt sets, NAME or NAME=PATH with commas between, or all.")
+    ] = ATTACKS,
+    usability: Annotated[str, typer.Option(help="The same of benign prompt sets.")] = USABILITY,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with published sets, such as advbench.json; else from the hub.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Prompts of each set.")] = 40,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 48,
+    judges: Annotated[
+        str,
+        typer.Option(help="refusal, strongreject, harmfulness, usability, classifier:PATH; commas between."),
+    ] = "refusal",
+    judge_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint that judges, as http://localhost:8000/v1.")
+    ] = None,
+    judge_model: Annotated[str, typer.Option(help="The model's name there.")] = "",
+    judge_key: Annotated[
+        str, typer.Option(help="Environment variable with the endpoint's key.")
+    ] = "OPENAI_API_KEY",
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Leave with 1 if MoGU's figure is lower: refusal=0.95."),
+    ] = None,
+    fail_over: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="The same if it is higher: benign_refusal=0.05."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts that are answered together.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Of the prompts that are taken, and of training.")] = 0,
+    base: Base = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Compare MoGU with other defenses on the same base: what each refuses, of attacks and of harmless requests.
+
+    Writes report.html, report.md and report.json. An interrupted run goes on where it was when the same command is
+    given again. The logs can be opened with `inspect view`.
+    """
+    lowest, highest = _limits(fail_under or []), _limits(fail_over or [])
+    with err.status("Starting"):
+        try:
+            from mogu.evaluation.comparison import compare
+        except ModuleNotFoundError as error:
+            raise MoguError(
+                f"{error.name} is not installed; get it with: pip install 'mogu-llm[eval]'"
+            ) from error
+        from dataclasses import replace
+
+        from mogu.defenses import DEFENSES
+        from mogu.defenses.base import Host
+        from mogu.judges.table import make_judges
+        from mogu.report.comparison import breaches, check_limits, write_report
+    check_limits([*lowest, *highest])
+    named = list(DEFENSES) if defenses == ALL else _names(defenses)
+    if defenses == ALL:
+        named.remove("guard")  # it is a model that its user chooses
+    makers = make_judges(_names(judges), _endpoint(judge_url, judge_model, judge_key))
+    sets, missing = _sets({"malicious": attacks, "benign": usability}, data, limit, seed)
+    if not sets:
+        raise MoguError(f"no prompt set could be read: {missing[0][1]}")
+    model = open_model(folder, base, device, dtype, trust_remote_code)
+    host = Host(model, output / "trained", batch_size, seed)
+    with StageBars(err) as bars:
+        comparison = compare(
+            host, named, sets, makers, max_new_tokens=max_new_tokens, folder=output, progress=bars
+        )
+    comparison = replace(
+        comparison,
+        missing=[*comparison.missing, *((name, *each) for name in named for each in missing)],
+        facts=_facts(folder, host, limit, max_new_tokens, seed),
+    )
+    write_report(comparison, output)
+    tell(out, f"{len(comparison.rows)} replies of {len(comparison.costs)} defenses: {output / 'report.html'}")
+    for name, reason in {n: r for n, _, r in comparison.missing if n not in comparison.costs}.items():
+        tell(err, f"{name} is missing: {reason}")
+    for name, reason in missing:
+        tell(err, f"{name} is missing: {reason}")
+    errors = [row for row in comparison.rows if row.error]
+    broken = breaches(comparison, lowest, highest)
+    for line in broken:
+        tell(err, line)
+    if errors:
+        tell(err, f"{len(errors)} replies are errors, the first: {errors[0].error}")
+    if errors or broken:
+        sys.exit(1)
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise MoguError("no name is given; write names with commas between, or all")
+    return list(dict.fromkeys(names))
+
+
+def _limits(given: list[str]) -> dict[str, float]:
+    limits = {}
+    for each in given:
+        name, _, value = each.partition("=")
+        try:
+            limits[name] = float(value)
+        except ValueError:
+            raise MoguError(f"{each!r} is no limit; write NAME=VALUE, such as refusal=0.95") from None
+    return limits
+
+
+def _endpoint(url: str | None, model: str, key: str) -> "EndpointOptions | None":
+    from mogu.judges.endpoint import EndpointOptions
+
+    if url is None:
+        return None
+    if not model:
+        raise MoguError("--judge-url needs --judge-model, the model's name there")
+    return EndpointOptions(url, model, key)
+
+
+def _sets(
+    given: "dict[Label, str]", data: Path | None, limit: int, seed: int
+) -> "tuple[dict[str, Prompts], list[tuple[str, str]]]":
+    """The sets that can be read, and why the others cannot."""
+    from mogu.evaluation.sets import SETS, parse
+    from mogu.evaluation.tasks import Prompts
+
+    found: dict[str, Prompts] = {}
+    missing = []
+    for label, text in given.items():
+        names = [n for n, each in SETS.items() if each.label == label] if text == ALL else _names(text)
+        for spec in names:
+            prompts, location = parse(spec)
+            if prompts.label != label:
+                option = "--attacks" if prompts.label == "malicious" else "--usability"
+                raise MoguError(f"{prompts.name} is a {prompts.label} set: name it with {option}")
+            place = location or (_beside(data, prompts.name) if data else None)
+            try:
+                found[prompts.name] = Prompts(label, prompts.load(place, limit, seed))
+            except MoguError as error:
+                if location:  # the user said that it is there
+                    raise
+                missing.append((prompts.name, str(error)))
+    return found, missing
+
+
+def _beside(data: Path, name: str) -> str | None:
+    """The file or folder of a published set, by its name or what stands before the first underscore of it."""
+    places = [
+        data / f"{stem}{suffix}" for stem in (name, name.partition("_")[0]) for suffix in (*SUFFIXES, "")
+    ]
+    return next((str(place) for place in places if place.exists()), None)
+
+
+def _facts(folder: Path, host: "Host", limit: int, max_new_tokens: int, seed: int) -> dict[str, str]:
+    import platform
+    from datetime import UTC, datetime
+    from importlib.metadata import version
+
+    import torch
+
+    return {
+        "adapter": f"{folder} ({host.mogu.config.sha256[:12]})",
+        "base": Path(host.mogu.config.base.name).name,
+        "prompts of each set, at most": str(limit),
+        "new tokens, at most": str(max_new_tokens),
+        "decoding": "greedy",
+        "seed": str(seed),
+        "device": str(host.mogu.model.device),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "versions": ", ".join(
+            f"{name} {version(name)}" for name in ("mogu-llm", "torch", "transformers", "peft", "inspect-ai")
+        ),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "command": shlex.join(["mogu", *sys.argv[1:]]),
+    }

@@ -1,0 +1,69 @@
+"""MoGU itself: the adapter under test, or another one of the same base."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+from mogu.adapter.folder import load_adapter
+from mogu.defenses.bare import bare_base
+from mogu.defenses.base import Answer, Defense, Host, Talk
+from mogu.errors import AdapterError
+from mogu.generation import MoguModel
+
+
+class MoguDefense(Defense):
+    """A MoGU adapter's routing; with an argument, that of the adapter in this folder, made for the same base.
+
+    The other adapter takes the place of the one under test while the defense is entered: there is one base in memory.
+    """
+
+    paper = "MoGU, Du et al. 2024, arXiv 2405.14488, and this project's sequence routing"
+
+    def __init__(self, host: Host, argument: str = "") -> None:
+        super().__init__(host, argument)
+        self._mogu = host.mogu
+        self._inside = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Attach the other adapter, if there is one.
+
+        Raises:
+            AdapterError: if its folder is damaged, or is not of this base; the one under test is attached then.
+        """
+        if self.argument:
+            with ExitStack() as inside:
+                self._mogu = _attached(self.host.mogu, Path(self.argument), inside)
+                self._inside = inside.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._inside.close()
+        self._mogu = self.host.mogu
+
+    def reply(self, talks: Sequence[Talk], max_new_tokens: int) -> list[Answer]:
+        """Replies with routing.
+
+        Flagged are those of which the safe variant wrote a part, or in token routing those whose routed tokens give it
+        more than half the weight, which is then their score.
+        """
+        mogu = self._mogu
+        replies = mogu.reply(
+            [talk.messages for talk in talks],
+            opener=[talk.opener for talk in talks],
+            max_new_tokens=max_new_tokens,
+            batch_size=self.host.batch_size,
+        )
+        if mogu.config.weights == "token":
+            return [Answer(r.text, r.tokens, r.safe_weight > 0.5, r.safe_weight) for r in replies]
+        return [Answer(r.text, r.tokens, r.safe_weight > 0, r.score) for r in replies]
+
+
+def _attached(mogu: MoguModel, folder: Path, inside: ExitStack) -> MoguModel:
+    """The base with the adapter of a folder in place of its own, for as long as ``inside`` is open."""
+    model = inside.enter_context(bare_base(mogu.adapter))
+    adapter, config = load_adapter(folder, model, mogu.config.base)
+    inside.callback(adapter.detach)
+    if config.chat_template != mogu.config.chat_template:
+        raise AdapterError(f"{folder} was trained with another chat template than the adapter under test")
+    return MoguModel(model, mogu.tokenizer, adapter, config)

@@ -1,0 +1,138 @@
+"""SafeDecoding: the first reply tokens are drawn towards a model that was trained to refuse, the base goes on."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from mogu.chat import batch_left_pad, encode_chat
+from mogu.defenses.base import Answer, Defense, Host, Progress, Talk
+from mogu.defenses.examples import refusal_examples
+from mogu.defenses.finetune import train_lora, with_lora
+from mogu.generation.reply import written_length
+from mogu.training.loop import batches_of
+
+
+class SafeDecoding(Defense):
+    """The algorithm of the paper (sections 4.2 and 4.3), batched.
+
+    An expert, the base with a LoRA trained on refusals to malicious requests, reads along for the first m reply tokens.
+    Each of them is the one of the highest probability ``p_base + alpha (p_expert - p_base)`` among the tokens that both
+    rank high. Then the base goes on from its own cache.
+
+    Attributes:
+        first_tokens: m; 0 is the base.
+        alpha: how far probabilities are drawn towards the expert's and beyond; from 0, where the base's first choice
+            among the common tokens is taken.
+        common: c, how many common tokens there are to choose from, at least.
+    """
+
+    paper = "SafeDecoding, Xu et al. 2024, arXiv 2402.08983"
+    trained = True
+    first_tokens = 2
+    alpha = 3.0
+    common = 5
+
+    def __init__(self, host: Host, argument: str = "") -> None:
+        super().__init__(host, argument)
+        self._folder = host.work / f"safe_decoding-{host.seed}"
+        self._inside = ExitStack()
+        self._lora: Any = None
+
+    def prepare(self, progress: Progress) -> None:
+        """Train the expert, unless its folder is there."""
+        if not self._folder.exists():
+            train_lora(self.host, self._folder, refusal_examples(self.host.seed), progress)
+
+    def __enter__(self) -> Self:
+        self._lora = self._inside.enter_context(with_lora(self.host, self._folder))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lora = None
+        self._inside.close()
+
+    def reply(self, talks: Sequence[Talk], max_new_tokens: int) -> list[Answer]:
+        """Answer in batches of like lengths; flagged are replies that begin with other tokens than the base's."""
+        prompts = [encode_chat(self.host.mogu.tokenizer, talk.messages, talk.opener).ids for talk in talks]
+        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+        answers: dict[int, Answer] = {}
+        for rows in batches_of(order, self.host.batch_size):
+            written = self._answer([prompts[row] for row in rows], max_new_tokens)
+            answers.update(zip(rows, written, strict=True))
+        return [answers[row] for row in range(len(talks))]
+
+    def _answer(self, prompts: list[list[int]], max_new_tokens: int) -> list[Answer]:
+        mogu = self.host.mogu
+        tokenizer, config = mogu.tokenizer, mogu.model.generation_config
+        end = tokenizer.eos_token_id if config.eos_token_id is None else config.eos_token_id
+        pad = tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
+        settings = {"mode": "base", "do_sample": False, "eos_token_id": end, "pad_token_id": pad}
+        text_config = mogu.model.config.get_text_config(decoder=True)
+        base_cache, expert_cache = (DynamicCache(config=text_config) for _ in range(2))
+
+        def scores(cache: DynamicCache, expert: bool) -> Tensor:
+            """``(rows, vocabulary)``, what one model says of the next token, after it has read what is new to it."""
+            with nullcontext() if expert else self._lora.disable_adapter():
+                output: Any = mogu.generate(
+                    ids,
+                    mask,
+                    past_key_values=cache,
+                    max_new_tokens=1,
+                    output_scores=True,
+                    return_dict_in_generate=True,
+                    **settings,
+                )
+            return output.scores[0]
+
+        ids, mask = (tensor.to(mogu.model.device) for tensor in batch_left_pad(prompts, pad))
+        width = ids.shape[1]
+        changed = torch.zeros_like(ids[:, :0], dtype=torch.bool)
+        for _ in range(min(self.first_tokens, max_new_tokens)):
+            base = scores(base_cache, expert=False)
+            token = safe_tokens(base, scores(expert_cache, expert=True), self.alpha, self.common)[:, None]
+            changed = torch.cat((changed, token != base.argmax(-1, keepdim=True)), dim=1)
+            ids, mask = torch.cat((ids, token), dim=1), torch.cat((mask, torch.ones_like(token)), dim=1)
+        if rest := max_new_tokens - changed.shape[1]:
+            with self._lora.disable_adapter():
+                ids = mogu.generate(ids, mask, past_key_values=base_cache, max_new_tokens=rest, **settings)
+        # A row may have ended among the first tokens; what was written behind its end is cut off.
+        rows = ids[:, width:].tolist()
+        lengths = [written_length(row, end if isinstance(end, list) else [end], pad) for row in rows]
+        texts = tokenizer.batch_decode(
+            [row[:length] for row, length in zip(rows, lengths, strict=True)], skip_special_tokens=True
+        )
+        return [
+            Answer(text, length, flagged=any(steps[:length]))
+            for text, length, steps in zip(texts, lengths, changed.tolist(), strict=True)
+        ]
+
+
+def safe_tokens(base: Tensor, expert: Tensor, alpha: float, common: int) -> Tensor:
+    """The next token of each row: the most probable one of the paper's distribution over its sample space.
+
+    Args:
+        base: ``(rows, vocabulary)``, logits.
+        expert: the same shape.
+        alpha: from 0.
+        common: the sample space are the tokens common to the first k of both, with the smallest k that makes them at
+            least so many.
+
+    Returns:
+        ``(rows,)`` token ids.
+    """
+    # A token is common to the first k of both once the worse of its two ranks is below k.
+    worse = torch.maximum(_ranks(base), _ranks(expert))
+    outside = worse > worse.kthvalue(common, dim=-1, keepdim=True).values
+    base_share, expert_share = base.softmax(-1), expert.softmax(-1)
+    drawn = base_share + alpha * (expert_share - base_share)
+    # The paper sets negative values to 0 and makes the sum 1, which moves the highest nowhere.
+    return drawn.masked_fill(outside, -torch.inf).argmax(-1)
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    """The place of each token in its row, 0 for the most probable."""
+    return scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)

@@ -1,0 +1,167 @@
+"""Runs a comparison: every defense on one loaded base against every prompt set, by Inspect, and resumed by it.
+
+The logs stay in the output's folder, for `inspect view` and for a run that was killed; what defenses train stays there
+too.
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from inspect_ai import eval_set
+from inspect_ai.log import read_eval_log
+from inspect_ai.model import GenerateConfig, Model
+
+from mogu.defenses import make_defense
+from mogu.defenses.base import Defense, Host
+from mogu.errors import MoguError
+from mogu.evaluation.before_after import first_token_divergence
+from mogu.evaluation.memory import peak_memory, reset_peak_memory
+from mogu.evaluation.provider import DefendedModel
+from mogu.evaluation.rows import Comparison, Cost, Row
+from mogu.evaluation.tasks import Prompts, comparison_task, rows_of
+from mogu.files import write_atomic
+from mogu.judges.base import Judge
+
+StepProgress = Callable[[str, int, int], None]
+"""Hears of a step by its name, what of it is done, and what there is in all."""
+
+MINE = "mogu"
+"""The defense whose distributions are compared with the base's: those of the adapter under test."""
+
+
+def compare(
+    host: Host,
+    defenses: Sequence[str],
+    sets: Mapping[str, Prompts],
+    judges: Sequence[Judge],
+    *,
+    max_new_tokens: int,
+    folder: Path,
+    progress: StepProgress = lambda step, done, total: None,
+) -> Comparison:
+    """Let each defense answer all prompts.
+
+    Args:
+        host: the base with the adapter under test.
+        defenses: as `make_defense` takes them.
+        sets: by name.
+        judges: of the replies.
+        max_new_tokens: length of a reply at most.
+        folder: takes the logs; a run that was killed goes on from them.
+        progress: hears of training and replies.
+
+    Returns:
+        Rows and costs of all defenses that could be made; why others could not stands in ``missing``. A prompt that
+        could not be answered or judged has a row that says so.
+    """
+    logs = folder / "logs" / _digest(host, sets, judges, max_new_tokens)
+    rows: list[Row] = []
+    costs: dict[str, Cost] = {}
+    papers: dict[str, str] = {}
+    missing: list[tuple[str, str, str]] = []
+    for spec in defenses:
+        try:
+            defense = make_defense(spec, host)
+            training = _prepare(defense, spec, host, progress)
+            with defense:
+                own, memory = _answers(spec, defense, sets, judges, max_new_tokens, logs, progress)
+        except MoguError as error:
+            missing += [(spec, name, str(error)) for name in sets]
+            continue
+        rows += own
+        papers[spec] = defense.paper
+        costs[spec] = Cost(training, sum(r.seconds for r in own), sum(r.tokens for r in own), memory)
+    return Comparison(rows, costs, papers, _divergence(host, defenses, sets, progress), missing, {})
+
+
+def _digest(host: Host, sets: Mapping[str, Prompts], judges: Sequence[Judge], max_new_tokens: int) -> str:
+    """Tells runs apart whose replies or verdicts may differ."""
+    prompts = {name: [list(sample) for sample in prompts.samples] for name, prompts in sets.items()}
+    told = [host.mogu.config.model_dump(mode="json"), host.seed, prompts, max_new_tokens]
+    told.append([judge.name for judge in judges])
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _prepare(defense: Defense, spec: str, host: Host, progress: StepProgress) -> float | None:
+    """Seconds of training, of this run or the one that trained it; None if nothing was trained."""
+    start = time.perf_counter()
+    defense.prepare(lambda done, total: progress(f"{spec}: training", done, total))
+    if not defense.trained:
+        return None
+    kept = host.work / f"{_file_name(spec)}.seconds.json"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(kept, json.dumps(round(time.perf_counter() - start, 1)))
+    return float(json.loads(kept.read_text(encoding="utf-8")))
+
+
+def _answers(
+    spec: str,
+    defense: Defense,
+    sets: Mapping[str, Prompts],
+    judges: Sequence[Judge],
+    max_new_tokens: int,
+    logs: Path,
+    progress: StepProgress,
+) -> tuple[list[Row], float | None]:
+    """The rows of one defense, and the MiB that the process held at most above what it held before."""
+    total = sum(len(prompts.samples) for prompts in sets.values())
+    done = 0
+
+    def heard(replies: int) -> None:
+        nonlocal done
+        done += replies
+        progress(f"{spec}: replies", done, total)
+
+    folder = logs / _file_name(spec)
+    kept = logs / f"{_file_name(spec)}.memory.json"
+    reset_peak_memory()
+    before = peak_memory()
+    task = comparison_task(spec, sets, judges, max_new_tokens)
+    model = Model(DefendedModel(_file_name(spec), defense=defense, heard=heard), GenerateConfig())
+    try:
+        finished, found = eval_set(
+            task,
+            model=model,
+            log_dir=str(folder),
+            retry_attempts=1,
+            display="none",
+            log_level="error",
+            fail_on_error=False,
+            log_buffer=defense.host.batch_size,
+        )
+    finally:
+        model.api.close()
+    (log,) = found
+    if not finished:
+        reason = log.error.message if log.error else log.status
+        raise MoguError(f"Inspect could not finish {spec}: {reason}")
+    if done and not kept.exists():
+        write_atomic(kept, json.dumps(round(peak_memory() - before, 1)))
+    memory = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else None
+    return rows_of(read_eval_log(log.location)), memory
+
+
+def _divergence(
+    host: Host, defenses: Sequence[str], sets: Mapping[str, Prompts], progress: StepProgress
+) -> dict[str, dict[str, float]]:
+    """Of the adapter under test, by benign set, the mean KL(base || MoGU) of the reply's first token."""
+    if MINE not in defenses:
+        return {}
+    found: dict[str, float] = {}
+    benign = {name: prompts for name, prompts in sets.items() if prompts.label == "benign"}
+    for done, (name, prompts) in enumerate(benign.items(), 1):
+        talks = [sample.talk.messages for sample in prompts.samples if not sample.talk.opener]
+        if talks:
+            values = first_token_divergence(host.mogu, talks, host.batch_size)
+            found[name] = sum(values) / len(values)
+        progress("first tokens", done, len(benign))
+    return {MINE: found}
+
+
+def _file_name(spec: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", spec)

@@ -1,0 +1,139 @@
+"""The comparison as an Inspect task: prompts as its dataset, judges as its scorers; and its logs as rows."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from inspect_ai import Task
+from inspect_ai.dataset import MemoryDataset
+from inspect_ai.dataset import Sample as InspectSample
+from inspect_ai.log import EvalLog, EvalSample
+from inspect_ai.model import (
+    ChatMessage,
+    ChatMessageAssistant,
+    ChatMessageSystem,
+    ChatMessageTool,
+    ChatMessageUser,
+    GenerateConfig,
+)
+from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
+from inspect_ai.solver import TaskState, generate
+
+from mogu.chat import Message
+from mogu.data.requests import Label
+from mogu.evaluation.provider import as_talk
+from mogu.evaluation.rows import Row
+from mogu.evaluation.sets import Sample
+from mogu.judges.base import Judge
+
+_ROLES: dict[str, Callable[..., ChatMessage]] = {
+    "user": ChatMessageUser,
+    "assistant": ChatMessageAssistant,
+    "system": ChatMessageSystem,
+    "tool": ChatMessageTool,
+}
+
+
+class Prompts(NamedTuple):
+    """The prompts of one set that are asked.
+
+    Attributes:
+        label: what they are.
+        samples: the prompts.
+    """
+
+    label: Label
+    samples: Sequence[Sample]
+
+
+def comparison_task(
+    defense: str, sets: Mapping[str, Prompts], judges: Sequence[Judge], max_new_tokens: int
+) -> Task:
+    """One defense against all sets.
+
+    Args:
+        defense: its name, for the log.
+        sets: by name.
+        judges: of the replies.
+        max_new_tokens: length of a reply at most.
+    """
+    samples = [
+        InspectSample(
+            id=f"{name}/{sample.id}",
+            input=_chat(sample),
+            target=sample.target,
+            metadata={"set": name, "label": prompts.label, "kind": sample.kind, "id": sample.id},
+        )
+        for name, prompts in sets.items()
+        for sample in prompts.samples
+    ]
+    return Task(
+        dataset=MemoryDataset(samples, name=", ".join(sets)),
+        solver=generate(),
+        scorer=[scorer_of(judge) for judge in judges],
+        config=GenerateConfig(max_tokens=max_new_tokens),
+        name=f"comparison_{defense}",
+        metadata={"defense": defense},
+        fail_on_error=False,
+    )
+
+
+def _chat(sample: Sample) -> list[ChatMessage]:
+    messages = [*sample.talk.messages]
+    if sample.talk.opener:
+        messages.append(Message(role="assistant", content=sample.talk.opener))
+    return [_ROLES[message["role"]](content=message["content"]) for message in messages]
+
+
+def scorer_of(judge: Judge) -> Scorer:
+    """A judge as a scorer of its name; what it is not asked about, or cannot judge, is left out of the means."""
+
+    @scorer(metrics={"*": [mean(), stderr()]}, name=judge.name)
+    def judged() -> Scorer:
+        async def score(state: TaskState, target: Target) -> Score:
+            if judge.label not in (None, state.metadata["label"]):
+                return Score.unscored(reason="not asked")
+            prompt, opener = _last_turns(state.input)
+            judgement = await judge.judge(prompt, opener + state.output.completion)
+            if judgement.scores is None:
+                return Score.unscored(reason="unjudged", explanation=judgement.explanation)
+            return Score(value=dict(judgement.scores), explanation=judgement.explanation)
+
+        return score
+
+    return judged()
+
+
+def rows_of(log: EvalLog) -> list[Row]:
+    """The rows of a finished log, in the order of its prompts; its samples are read from its file."""
+    defense = (log.eval.metadata or {})["defense"]
+    return [_row(defense, sample) for sample in log.samples or []]
+
+
+def _row(defense: str, sample: EvalSample) -> Row:
+    prompt, opener = _last_turns(sample.input)
+    reply = sample.output
+    said = reply.metadata or {}
+    scores = sample.scores or {}
+    return Row(
+        defense=defense,
+        set=sample.metadata["set"],
+        label=sample.metadata["label"],
+        id=sample.metadata["id"],
+        kind=sample.metadata["kind"],
+        prompt=prompt,
+        opener=opener,
+        reply=reply.completion,
+        tokens=reply.usage.output_tokens if reply.usage else 0,
+        seconds=said.get("seconds", 0.0),
+        flagged=said.get("flagged", False),
+        score=said.get("score"),
+        verdicts={name: score.value for name, score in scores.items() if isinstance(score.value, dict)},
+        error=sample.error.message if sample.error else None,
+    )
+
+
+def _last_turns(messages: str | list[ChatMessage]) -> tuple[str, str]:
+    """The last turn that waits for a reply, and how the reply begins."""
+    assert not isinstance(messages, str)  # the task's samples are conversations
+    talk = as_talk([Message(role=message.role, content=message.text) for message in messages])
+    return talk.messages[-1]["content"], talk.opener
