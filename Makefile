@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install install-dev demo test lint types benchmarks clean
+.PHONY: install install-dev demo test lint types benchmarks bench-eval clean
 
 install: .venv/installed
 install-dev: .venv/installed-dev
@@ -32,6 +32,9 @@ lint: install-dev
 
 types: install-dev
 	$(BIN)/mypy
+
+bench-eval: install-dev
+	$(BIN)/python -m benchmarks.evaluation
 
 benchmarks: install-dev
 	$(BIN)/python -m benchmarks.generation

@@ -126,6 +126,19 @@ def test_a_reply_has_begun_where_the_caller_wrote_its_beginning(tokenizer, marks
     assert marks.is_begun(ids) == bool(opener)
 
 
+@pytest.mark.parametrize("opener", ["", "Sure, the", TAIL])
+def test_a_reply_starts_behind_the_last_header_of_the_template(tokenizer, marks, opener):
+    turns = [("user", "one"), ("assistant", "two"), ("user", "three")]
+    begun, whole = encoded(tokenizer, *turns, opener=opener).ids, encoded(tokenizer, *turns).ids
+    assert marks.reply_start(begun) == len(whole)
+
+
+def test_without_a_header_behind_the_last_border_a_reply_starts_at_the_end(marks):
+    ids = [*marks.preamble, 5, *marks.header, 6, *marks.border, 7]
+    assert marks.reply_start(ids) == len(ids)
+    assert marks.reply_start([5, 6]) == 2
+
+
 def test_the_header_typed_at_the_end_of_an_opener_is_text(tokenizer, marks):
     ids = encoded(tokenizer, ("user", "hi"), opener=f"Sure{TAIL}").ids
     assert marks.is_begun(ids)

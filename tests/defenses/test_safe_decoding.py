@@ -3,8 +3,8 @@ import torch
 
 from mogu.chat import encode_chat
 from mogu.defenses import examples, finetune
-from mogu.defenses.safe_decoding import SafeDecoding, safe_tokens
 from mogu.defenses.finetune import with_lora
+from mogu.defenses.safe_decoding import SafeDecoding, safe_tokens
 from tests.defenses.counting import Heard
 from tests.defenses.hosts import tiny_host
 from tests.defenses.states import State
@@ -33,9 +33,7 @@ def begins(long, short):
 def chosen_by_hand(base, expert, alpha, common):
     """The paper's words for one row of logits."""
     base, expert = base.softmax(-1).tolist(), expert.softmax(-1).tolist()
-    first, other = (
-        sorted(range(len(p)), key=lambda token, p=p: (-p[token], token)) for p in (base, expert)
-    )
+    first, other = (sorted(range(len(p)), key=lambda token, p=p: (-p[token], token)) for p in (base, expert))
     space, k = set(), 0
     while len(space) < common:
         k += 1
@@ -46,7 +44,7 @@ def chosen_by_hand(base, expert, alpha, common):
 
 @torch.no_grad()
 def by_hand(host, lora, talk, first_tokens=2, alpha=3.0, common=5):
-    """One talk, each token by reading everything anew; its text, and whether a token was not the base's first."""
+    """One talk, each token by reading everything anew: its ids, and whether one was not the base's first choice."""
     mogu = host.mogu
     ids = encode_chat(mogu.tokenizer, talk.messages, talk.opener).ids
     start, flagged = len(ids), False
@@ -62,7 +60,7 @@ def by_hand(host, lora, talk, first_tokens=2, alpha=3.0, common=5):
                 token, _ = chosen_by_hand(base, logits(), alpha, common)
             flagged |= token != int(base.argmax())
         ids.append(token)
-    return mogu.tokenizer.decode(ids[start:], skip_special_tokens=True), flagged
+    return ids[start:], flagged
 
 
 def test_the_next_token_is_the_best_of_what_both_rank_high():
@@ -102,8 +100,10 @@ def test_a_batch_equals_its_talks_alone_and_uncached(tmp_path, family):
         assert defense.reply([], NEW) == []
     state.assert_same()
     written = [by_hand(host, lora, talk) for talk in TALKS]
-    assert [(answer.text, answer.flagged) for answer in answers] == written
+    texts = host.mogu.tokenizer.batch_decode([ids for ids, _ in written], skip_special_tokens=True)
+    assert [answer.text for answer in answers] == texts
     assert [answer.tokens for answer in answers] == [NEW] * 3
+    assert [answer.flagged for answer in answers] == [flagged for _, flagged in written]
     assert any(flagged for _, flagged in written)
 
 
@@ -120,17 +120,19 @@ def test_alpha_0_and_no_first_tokens_are_the_base(tmp_path, monkeypatch):
         assert defense.reply(TALKS, NEW) == said
 
 
-def test_a_reply_that_ends_among_the_first_tokens_stays_ended(tmp_path, monkeypatch):
+@pytest.mark.parametrize("last", [0, 1])
+def test_a_reply_that_ends_among_the_first_tokens_stays_ended(tmp_path, monkeypatch, last):
     defense = prepared(tmp_path)
-    mogu = defense.host.mogu
+    host, (lora,) = defense.host, tmp_path.iterdir()
+    rows = [by_hand(host, lora, talk)[0] for talk in TALKS]
+    end = rows[0][last]
+    monkeypatch.setattr(host.mogu.model.generation_config, "eos_token_id", [end])
     with defense:
-        whole = defense.reply(TALKS, NEW)
-        ends = mogu.tokenizer(whole[0].text).input_ids[1]
-        monkeypatch.setattr(mogu.model.generation_config, "eos_token_id", [ends])
         cut = defense.reply(TALKS, NEW)
-    assert cut[0].tokens == 2
-    assert begins(whole[0], cut[0])
-    assert [answer.text for answer in cut[1:]] == [answer.text for answer in whole[1:]]
+    expected = [row[: row.index(end) + 1] if end in row else row for row in rows]
+    assert len(expected[0]) == last + 1
+    assert [answer.tokens for answer in cut] == list(map(len, expected))
+    assert [answer.text for answer in cut] == host.mogu.tokenizer.batch_decode(expected)
 
 
 @pytest.mark.parametrize("new", [1, 2, 3])

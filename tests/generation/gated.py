@@ -20,6 +20,7 @@ BORDER = [70, 71]
 PREAMBLE = [50, 51]
 BREAK = [33, 34]
 STARTS = [11, 22, 44]
+BARRED = [11, 44]
 
 # One ends with a reply that has begun, one holds an earlier turn, one begins with the template's preamble.
 PROMPTS = [
@@ -43,6 +44,7 @@ def gated(family: str = "llama", reply_threshold: float | None = None, usable: b
         marks=TurnMarks(preamble=PREAMBLE, border=BORDER, header=HEADER),
         break_ids=BREAK,
         refusal_starts=STARTS,
+        barred_starts=BARRED if usable else [],
     )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(7)
@@ -149,6 +151,6 @@ def by_hand(mogu: MoguModel, prompt: list[int], threshold: float = 0.5, new: int
             if len(ids) - 1 - switch < len(forced):
                 step[forced[len(ids) - 1 - switch]] += 30.0
         elif usable and len(ids) == len(prompt) and prompt[-2:] == HEADER:
-            step[STARTS] -= 30.0
+            step[BARRED] -= 30.0
         ids.append(int(step.argmax()))
     return Written(ids[len(prompt) :], torch.stack(logits), score)

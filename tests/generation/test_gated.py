@@ -6,7 +6,7 @@ import torch
 from mogu.adapter import gate
 from mogu.chat import batch_left_pad
 from mogu.errors import MoguError
-from tests.generation.gated import BREAK, PROMPTS, STARTS, by_hand, gated
+from tests.generation.gated import BARRED, BREAK, PROMPTS, STARTS, by_hand, gated
 from tests.generation.hardened import FAMILIES, GREEDY, NO_END, WAYS_TO_CACHE, replies, seen_logits
 from tests.tiny import tiny_model
 
@@ -59,11 +59,23 @@ def test_rows_below_the_threshold_are_the_base_bit_for_bit_beside_refused_ones(f
 
 def test_with_a_usable_variant_no_answered_reply_begins_as_refusals_do():
     mogu = gated(usable=True)
-    assert all(row[0] not in STARTS for row in replies(mogu, [PROMPTS[0]], threshold=1.0))
+    assert all(row[0] not in BARRED for row in replies(mogu, [PROMPTS[0]], threshold=1.0))
     base, written = (by_hand(gated(usable=usable), PROMPTS[0], threshold=1.0) for usable in (False, True))
     assert written.tokens != base.tokens  # the variant acts
     assert torch.equal(written.logits[0], base.logits[0])  # from the first token of the reply on
     assert replies(mogu, PROMPTS, threshold=0.0) == replies(gated(), PROMPTS, threshold=0.0)
+
+
+def test_no_opener_of_the_caller_talks_a_request_down():
+    mogu = gated()
+    prompt = PROMPTS[0]
+    alone = by_hand(mogu, prompt, new=1).score
+    openers = [[token] for token in range(100, 160)]
+    scores = [by_hand(mogu, [*prompt, *opener], new=1).score for opener in openers]
+    assert min(scores) == alone < max(scores)
+    calm = [*prompt, *openers[scores.index(alone)]]
+    threshold = alone - 1e-9
+    assert replies(mogu, [calm, PROMPTS[2]], threshold=threshold)[0][:2] == BREAK
 
 
 def test_refused_rows_begin_as_refusals_do_and_begun_ones_with_a_break():

@@ -46,6 +46,7 @@ class GateConfig(BaseModel):
         marks: What the chat template writes between turns.
         break_ids: Token ids of the paragraph break that ends a reply which had begun.
         refusal_starts: Token ids that refusals begin with.
+        barred_starts: Those of them that no answer begins with; none begins the usable variant's replies.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -56,6 +57,7 @@ class GateConfig(BaseModel):
     marks: TurnMarks
     break_ids: list[int]
     refusal_starts: list[int] = Field(min_length=1)
+    barred_starts: list[int] = []
 
     def thresholds(self, chosen: float | None) -> Thresholds:
         """What is in force when a threshold is chosen in place of the gate's own; a reply is not read more sternly.

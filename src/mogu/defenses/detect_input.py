@@ -50,7 +50,7 @@ def fit_classifier(seed: int) -> Pipeline:
     classifier = make_pipeline(
         make_union(
             TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), min_df=2, sublinear_tf=True),
-            TfidfVectorizer(sublinear_tf=True),
+            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
         ),
         LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000, random_state=seed),
     )

@@ -58,7 +58,7 @@ def train_lora(host: Host, folder: Path, examples: Sequence[Example], progress: 
     """
     from peft import LoraConfig, get_peft_model  # seconds to import
 
-    # Batches of like prompts: refusals are shorter than other replies, so by whole lengths batches would be of one kind.
+    # Batches of like prompts. By whole lengths each would be of one kind, for refusals are shorter than replies.
     rows = sorted((_encode(host.mogu.tokenizer, each) for each in examples), key=lambda row: row.start)
     rng = random.Random(host.seed)
     batches = batches_of(rows, BATCH)

@@ -47,4 +47,4 @@ def gate_scores(host: Host, talks: Sequence[Talk]) -> list[float]:
         max_new_tokens=1,
         batch_size=host.batch_size,
     )
-    return [reply.score for reply in replies if reply.score is not None]
+    return [float(reply.score) for reply in replies]  # type: ignore[arg-type]  # there is a gate, so there is one

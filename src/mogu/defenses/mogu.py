@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from mogu.adapter.folder import load_adapter
+from mogu.adapter.folder import load_adapter, read_config
 from mogu.defenses.bare import bare_base
 from mogu.defenses.base import Answer, Defense, Host, Talk
 from mogu.errors import AdapterError
@@ -16,6 +16,9 @@ class MoguDefense(Defense):
     """A MoGU adapter's routing; with an argument, that of the adapter in this folder, made for the same base.
 
     The other adapter takes the place of the one under test while the defense is entered: there is one base in memory.
+
+    Raises:
+        AdapterError: if the argument is no adapter's folder, or that adapter needs another chat template.
     """
 
     paper = "MoGU, Du et al. 2024, arXiv 2405.14488, and this project's sequence routing"
@@ -24,6 +27,10 @@ class MoguDefense(Defense):
         super().__init__(host, argument)
         self._mogu = host.mogu
         self._inside = ExitStack()
+        if argument and read_config(Path(argument)).chat_template != host.mogu.config.chat_template:
+            raise AdapterError(
+                f"{argument} was trained with another chat template than the adapter under test: compare it alone"
+            )
 
     def __enter__(self) -> Self:
         """Attach the other adapter, if there is one.
@@ -33,7 +40,11 @@ class MoguDefense(Defense):
         """
         if self.argument:
             with ExitStack() as inside:
-                self._mogu = _attached(self.host.mogu, Path(self.argument), inside)
+                mogu = self.host.mogu
+                model = inside.enter_context(bare_base(mogu.adapter))
+                adapter, config = load_adapter(Path(self.argument), model, mogu.config.base)
+                inside.callback(adapter.detach)
+                self._mogu = MoguModel(model, mogu.tokenizer, adapter, config)
                 self._inside = inside.pop_all()
         return self
 
@@ -57,13 +68,3 @@ class MoguDefense(Defense):
         if mogu.config.weights == "token":
             return [Answer(r.text, r.tokens, r.safe_weight > 0.5, r.safe_weight) for r in replies]
         return [Answer(r.text, r.tokens, r.safe_weight > 0, r.score) for r in replies]
-
-
-def _attached(mogu: MoguModel, folder: Path, inside: ExitStack) -> MoguModel:
-    """The base with the adapter of a folder in place of its own, for as long as ``inside`` is open."""
-    model = inside.enter_context(bare_base(mogu.adapter))
-    adapter, config = load_adapter(folder, model, mogu.config.base)
-    inside.callback(adapter.detach)
-    if config.chat_template != mogu.config.chat_template:
-        raise AdapterError(f"{folder} was trained with another chat template than the adapter under test")
-    return MoguModel(model, mogu.tokenizer, adapter, config)

@@ -1,7 +1,7 @@
 """SafeDecoding: the first reply tokens are drawn towards a model that was trained to refuse, the base goes on."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any, Self
 
 import torch
@@ -67,48 +67,46 @@ class SafeDecoding(Defense):
 
     def _answer(self, prompts: list[list[int]], max_new_tokens: int) -> list[Answer]:
         mogu = self.host.mogu
-        tokenizer, config = mogu.tokenizer, mogu.model.generation_config
+        config, tokenizer = mogu.model.generation_config, mogu.tokenizer
         end = tokenizer.eos_token_id if config.eos_token_id is None else config.eos_token_id
         pad = tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
-        settings = {"mode": "base", "do_sample": False, "eos_token_id": end, "pad_token_id": pad}
+        ids, mask = (tensor.to(mogu.model.device) for tensor in batch_left_pad(prompts, pad))
+        width = ids.shape[1]
         text_config = mogu.model.config.get_text_config(decoder=True)
         base_cache, expert_cache = (DynamicCache(config=text_config) for _ in range(2))
 
-        def scores(cache: DynamicCache, expert: bool) -> Tensor:
-            """``(rows, vocabulary)``, what one model says of the next token, after it has read what is new to it."""
-            with nullcontext() if expert else self._lora.disable_adapter():
-                output: Any = mogu.generate(
-                    ids,
-                    mask,
-                    past_key_values=cache,
-                    max_new_tokens=1,
-                    output_scores=True,
-                    return_dict_in_generate=True,
-                    **settings,
-                )
-            return output.scores[0]
+        def go_on(cache: DynamicCache, **settings: Any) -> Any:
+            """What is generated next, after what is new to the cache has been read."""
+            return mogu.generate(
+                ids,
+                mask,
+                mode="base",
+                past_key_values=cache,
+                do_sample=False,
+                eos_token_id=end,
+                pad_token_id=pad,
+                return_dict_in_generate=True,
+                **settings,
+            )
 
-        ids, mask = (tensor.to(mogu.model.device) for tensor in batch_left_pad(prompts, pad))
-        width = ids.shape[1]
-        changed = torch.zeros_like(ids[:, :0], dtype=torch.bool)
+        changed = torch.zeros_like(ids[:, :0], dtype=torch.bool)  # (rows, steps)
         for _ in range(min(self.first_tokens, max_new_tokens)):
-            base = scores(base_cache, expert=False)
-            token = safe_tokens(base, scores(expert_cache, expert=True), self.alpha, self.common)[:, None]
+            expert = go_on(expert_cache, max_new_tokens=1, output_scores=True).scores[0]
+            with self._lora.disable_adapter():
+                base = go_on(base_cache, max_new_tokens=1, output_scores=True).scores[0]
+            token = safe_tokens(base, expert, self.alpha, self.common)[:, None]
             changed = torch.cat((changed, token != base.argmax(-1, keepdim=True)), dim=1)
             ids, mask = torch.cat((ids, token), dim=1), torch.cat((mask, torch.ones_like(token)), dim=1)
         if rest := max_new_tokens - changed.shape[1]:
             with self._lora.disable_adapter():
-                ids = mogu.generate(ids, mask, past_key_values=base_cache, max_new_tokens=rest, **settings)
-        # A row may have ended among the first tokens; what was written behind its end is cut off.
-        rows = ids[:, width:].tolist()
-        lengths = [written_length(row, end if isinstance(end, list) else [end], pad) for row in rows]
-        texts = tokenizer.batch_decode(
-            [row[:length] for row, length in zip(rows, lengths, strict=True)], skip_special_tokens=True
-        )
-        return [
-            Answer(text, length, flagged=any(steps[:length]))
-            for text, length, steps in zip(texts, lengths, changed.tolist(), strict=True)
-        ]
+                ids = go_on(base_cache, max_new_tokens=rest).sequences
+        answers = []
+        for row, steps in zip(ids[:, width:].tolist(), changed.tolist(), strict=True):
+            # A row may have ended among the first tokens: what was written behind its end is cut off.
+            length = written_length(row, end if isinstance(end, list) else [end], pad)
+            text = str(tokenizer.decode(row[:length], skip_special_tokens=True))
+            answers.append(Answer(text, length, flagged=any(steps[:length])))
+        return answers
 
 
 def safe_tokens(base: Tensor, expert: Tensor, alpha: float, common: int) -> Tensor:

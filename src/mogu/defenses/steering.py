@@ -141,9 +141,7 @@ def steered(layers: Sequence[nn.Module], added: Tensor) -> Iterator[None]:
 
         return add
 
-    hooks = [
-        layer.register_forward_hook(adds(vector)) for layer, vector in zip(layers, added, strict=True)
-    ]
+    hooks = [layer.register_forward_hook(adds(vector)) for layer, vector in zip(layers, added, strict=True)]
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ switches is a position, and everything else a rule of positions, so that beams, 
 need no case of their own. Knows nothing of text.
 
 An adapter may hold the usable variant too, for a base that refuses what it need not. Then a row below the threshold
-is the usable variant in place of the base, and its first token is none that refusals begin with.
+is the usable variant in place of the base, and its first token is none that only refusals begin with.
 """
 
 from collections.abc import Callable
@@ -223,7 +223,7 @@ class GatedForwards(Forwards):
     def _force(self, output: Any, positions: Tensor) -> None:
         """Raise the logits, at ``positions`` ``(batch, seq)``, of the tokens that a refusal begins with.
 
-        Where the usable variant begins, they are lowered.
+        Where the usable variant begins, those that only refusals begin with are lowered.
         """
         assert self._switch is not None
         copies = positions.shape[0] // self._lengths.shape[0]
@@ -233,12 +233,12 @@ class GatedForwards(Forwards):
         logits = output.logits
         for index, token in enumerate(self._config.break_ids):
             logits[..., token] += FORCED * (begun[:, None] & (step == index)).to(logits)
-        starts = torch.tensor(self._config.refusal_starts, device=logits.device)
         refuses = (step == begun[:, None] * len(self._config.break_ids)).to(logits)
-        if self._usable:
+        logits[..., self._config.refusal_starts] += FORCED * refuses[..., None]
+        if self._usable and self._config.barred_starts:
             answered = (self._switch >= lengths) & ~by_caller
-            refuses = refuses - (answered[:, None] & (positions == lengths[:, None] - 1)).to(logits)
-        logits[..., starts] += FORCED * refuses[..., None]
+            answers = (answered[:, None] & (positions == lengths[:, None] - 1)).to(logits)
+            logits[..., self._config.barred_starts] -= FORCED * answers[..., None]
 
     def _follow(self, cache: Any) -> None:
         """Reorder the rows' state with the cache: beams move rows between two forwards."""

@@ -107,6 +107,7 @@ def train_sequence_routing(
     with run.stage("base replies") as step:
         begun = begun_replies(recorder, loaded.tokenizer, [*learned, *watched], settings, run.work, step)
     parts: list[PartName] = ["safe"]
+    barred: set[int] = set()
     metrics: dict[str, Any] = {}
     with gradient_checkpointing(adapter) if settings.gradient_checkpointing else nullcontext():
         with run.stage("record activations") as step:
@@ -129,6 +130,7 @@ def train_sequence_routing(
             metrics["usable"]["in_adapter"] = metrics["usable"]["best_step"] > 0
             if metrics["usable"]["in_adapter"]:
                 parts.append("usable")
+                barred = set(starts) - {example.replies[0][0] for example in glad}
             else:
                 log.warning("the adapter goes without the usable variant: what is not refused is the base's")
     opened = [_opened(prompt, reply, rng) for prompt, reply in zip([*learned, *watched], begun, strict=True)]
@@ -144,6 +146,7 @@ def train_sequence_routing(
         marks=marks,
         break_ids=break_ids,
         refusal_starts=starts,
+        barred_starts=sorted(barred),
     )
     return SequenceRouting([*parts, "gate"], config, metrics)
 
