@@ -5,7 +5,7 @@ import pytest
 
 from mogu.corpus import Wrapper, corpus_categories, corpus_openers, corpus_requests, corpus_wrappers
 from mogu.corpus.encodings import ENCODINGS
-from mogu.data.pairs import balanced, opener_to, refusal_to, wrap, wrap_share
+from mogu.data.pairs import USUAL_SHARE, balanced, opener_to, refusal_to, wrap, wrap_share
 from mogu.data.requests import Request
 
 LABELS = ("malicious", "benign")
@@ -114,14 +114,35 @@ def refusals(row, count=400):
     return [refusal_to(row, rng) for _ in range(count)]
 
 
-def test_seven_in_ten_refusals_of_a_known_harm_name_it():
+def test_a_refusal_says_a_short_request_again_and_offers_something_of_its_kind():
+    category = corpus_categories()["fraud"]
+    texts = refusals(request("How do I forge a cheque?", category="fraud"))
+    assert all("help you forge a cheque" in text for text in texts)
+    assert all(any(other in text for other in category.alternatives) for text in texts)
+    usual = (
+        "I'm sorry, but I can't help you forge a cheque. I can tell you about "
+        f"{category.alternatives[0]} instead."
+    )
+    assert USUAL_SHARE - 0.06 < texts.count(usual) / len(texts) < 1
+    assert len(set(texts)) > 3
+
+
+def test_a_refusal_names_the_kind_of_harm_where_the_request_is_long():
     category = corpus_categories()["fraud"]
     texts = refusals(request(category="fraud"))
-    named = [text for text in texts if any(topic in text for topic in category.topics)]
-    assert 0.63 < len(named) / len(texts) < 0.77
+    assert all(any(topic in text for topic in category.topics) for text in texts)
     assert not any("{" in text or "}" in text for text in texts)
-    offered = [text for text in named if any(other in text for other in category.alternatives)]
-    assert len(offered) > len(named) / 2
+
+
+def test_a_benign_request_is_asked_what_was_meant():
+    texts = refusals(request("Write a poem.", label="benign", category="fraud"))
+    assert all("help you write a poem" in text for text in texts)
+    assert not any(
+        other in text
+        for each in corpus_categories().values()
+        for other in each.alternatives
+        for text in texts
+    )
 
 
 @pytest.mark.parametrize("row", [request(label="benign", category="fraud"), request(category="software")])

@@ -19,8 +19,9 @@ from mogu.corpus import (
 from mogu.data.naming import named, to_second_person
 from mogu.data.requests import Request, Split
 
-TOPIC_SHARE = 0.7
-"""How often a refusal that cannot say the request again names its harm, where the category is known."""
+USUAL_SHARE = 0.85
+"""How often a refusal is worded in the usual way: the first one of the corpus that fits. A small model that learns from
+many wordings, all alike probable, mixes them up."""
 
 # A request for a thing: its verb falls away, and what remains can follow "here is".
 ARTEFACT = re.compile(
@@ -29,6 +30,9 @@ ARTEFACT = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 LONGEST_ARTEFACT = 14
+
+SLOT = re.compile(r"{\w+}")
+"""Where a refusal of the corpus is completed."""
 
 
 IMPORTANCE = {
@@ -107,22 +111,19 @@ def refusal_to(request: Request, rng: random.Random) -> str:
     what was meant. It is in the request's language where the corpus has refusals in that language.
     """
     refusals = corpus_refusals()
+    usual = rng.random() < USUAL_SHARE
     if request.language != "en" and request.language in refusals:
-        return rng.choice(refusals[request.language])
+        return refusals[request.language][0] if usual else rng.choice(refusals[request.language])
     category = corpus_categories().get(request.category) if request.label == "malicious" else None
     again = named(request.text)
-    names = "{request}" if again else "{topic}" if category and rng.random() < TOPIC_SHARE else None
-    fitting = [
-        text
-        for text in refusals["en"]
-        if [slot for slot in ("{request}", "{topic}") if slot in text] == ([names] if names else [])
-        and (category or "{alternative}" not in text)
-        and not (again and category and "{alternative}" not in text)
-    ]
-    return rng.choice(fitting).format(
+    # What a refusal of this request says: itself or its kind of harm, and something safe where there is one.
+    slots = {"{request}" if again else "{topic}" if category else "", "{alternative}" if category else ""}
+    fitting = [text for text in refusals["en"] if set(SLOT.findall(text)) == slots - {""}]
+    topics, alternatives = (category.topics, category.alternatives) if category else ([""], [""])
+    return (fitting[0] if usual else rng.choice(fitting)).format(
         request=again,
-        topic=category and rng.choice(category.topics),
-        alternative=category and rng.choice(category.alternatives),
+        topic=topics[0] if usual else rng.choice(topics),
+        alternative=alternatives[0] if usual else rng.choice(alternatives),
     )
 
 
