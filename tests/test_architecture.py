@@ -48,9 +48,10 @@ MAY_IMPORT = {
         "generation",
         "judges",
         "models",
-        "turns",
+        "training",
     },
     "evaluation": {
+        "adapter",
         "chat",
         "corpus",
         "data",

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,9 +37,10 @@ def run(
     ] = ATTACKS,
     usability: Annotated[str, typer.Option(help="The same of benign prompt sets.")] = USABILITY,
     data: Annotated[
-        Path | None, typer.Option(help="Folder with published sets, such as advbench.json; else from the hub.")
+        Path | None,
+        typer.Option(help="Folder with published sets, such as advbench.json; else from the hub."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Prompts of each set.")] = 40,
+    limit: Annotated[int, typer.Option(min=1, help="Prompts of each set, or rows of each task.")] = 40,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 48,
     judges: Annotated[
         str,
@@ -61,6 +63,13 @@ def run(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts that are answered together.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Of the prompts that are taken, and of training.")] = 0,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Compare the base and MoGU on these tasks of lm-eval instead: arc_easy,hellaswag."),
+    ] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(help="Folder with task files of your own, in lm-eval's YAML.")
+    ] = None,
     base: Base = None,
     device: Device = None,
     dtype: Dtype = "auto",
@@ -70,7 +79,30 @@ def run(
 
     Writes report.html, report.md and report.json. An interrupted run goes on where it was when the same command is
     given again. The logs can be opened with `inspect view`.
+
+    With --tasks it measures general capability and nothing else: the base and MoGU do the same tasks of EleutherAI's
+    lm-eval harness, at most --limit rows of each. Writes capability.md and capability.json.
     """
+    if tasks is not None:
+        with err.status("Reading lm-eval's tasks"):
+            try:
+                from mogu.evaluation.capability import capability, find_tasks, write_capability
+            except ModuleNotFoundError as error:
+                raise MoguError(
+                    f"{error.name} is not installed; get it with: pip install 'mogu-llm[capability]'"
+                ) from error
+            names = _names(tasks)
+            manager = find_tasks(names, include_path)
+        model = open_model(folder, base, device, dtype, trust_remote_code)
+        results = capability(model, names, manager=manager, limit=limit, batch_size=batch_size)
+        facts = {
+            "adapter": f"{folder} ({model.config.sha256[:12]})",
+            "base": Path(model.config.base.name).name,
+            "rows of each task, at most": str(limit),
+            "command": shlex.join(["mogu", *sys.argv[1:]]),
+        }
+        tell(out, write_capability(results, facts, output))
+        return
     lowest, highest = _limits(fail_under or []), _limits(fail_over or [])
     with err.status("Starting"):
         try:
@@ -85,11 +117,18 @@ def run(
         from mogu.defenses.base import Host
         from mogu.judges.table import make_judges
         from mogu.report.comparison import breaches, check_limits, write_report
+        from mogu.report.comparison.figures import OURS
     check_limits([*lowest, *highest])
     named = list(DEFENSES) if defenses == ALL else _names(defenses)
     if defenses == ALL:
         named.remove("guard")  # it is a model that its user chooses
-    makers = make_judges(_names(judges), _endpoint(judge_url, judge_model, judge_key))
+    for name in named:
+        if name.partition(":")[0] not in DEFENSES:
+            raise MoguError(f"There is no defense '{name}'. There are: {', '.join(DEFENSES)}.")
+    if (lowest or highest) and OURS not in named:
+        raise MoguError(f"--fail-under and --fail-over are for {OURS}: name it with --defenses")
+    judged_by = _names(judges)
+    asked = make_judges(judged_by, _endpoint(judge_url, judge_model, judge_key))
     sets, missing = _sets({"malicious": attacks, "benign": usability}, data, limit, seed)
     if not sets:
         raise MoguError(f"no prompt set could be read: {missing[0][1]}")
@@ -97,8 +136,17 @@ def run(
     host = Host(model, output / "trained", batch_size, seed)
     with StageBars(err) as bars:
         comparison = compare(
-            host, named, sets, makers, max_new_tokens=max_new_tokens, folder=output, progress=bars
+            host,
+            named,
+            sets,
+            asked,
+            max_new_tokens=max_new_tokens,
+            folder=output,
+            progress=bars,
+            apart=[*judged_by, judge_url or "", judge_model],
         )
+    if not comparison.costs:
+        raise MoguError(f"no defense could be run: {comparison.missing[0][2]}")
     comparison = replace(
         comparison,
         missing=[*comparison.missing, *((name, *each) for name in named for each in missing)],
@@ -134,7 +182,9 @@ def _limits(given: list[str]) -> dict[str, float]:
         try:
             limits[name] = float(value)
         except ValueError:
-            raise MoguError(f"{each!r} is no limit; write NAME=VALUE, such as refusal=0.95") from None
+            limits[name] = nan
+        if isnan(limits[name]):  # nothing is under or over it
+            raise MoguError(f"{each!r} is no limit; write NAME=VALUE, such as refusal=0.95")
     return limits
 
 

@@ -21,9 +21,11 @@ from mogu.generation import MoguModel
 BOOTSTRAPS = 1000
 """Draws for the standard error of a metric that is no mean; the harness's own 100,000 take minutes."""
 
-NOTE = """The base and MoGU on the same rows, by EleutherAI's lm-eval harness. In brackets standard errors, those of
-differences of the differences between the two on each row. Flagged: rows in which the gate turned some of what was
-asked for into a refusal. Texts without a prompt (perplexities) are the base's in both."""
+NOTE = """The base and MoGU on the same rows, by EleutherAI's lm-eval harness; prompts are its plain texts, without
+the chat template. In brackets standard errors; a difference's is that of the differences between the two on each row.
+Flagged: rows in which the gate turned some of what was asked for into a refusal. A flagged row of multiple choice may
+still be right: choices are ranked, however unlikely all of them are. Texts without a prompt (perplexities) are the
+base's in both."""
 
 
 class Figure(NamedTuple):
@@ -118,12 +120,11 @@ def _results(
     task: str, base: Mapping[str, Any], mogu: Mapping[str, Any], flagged: set[str] | None
 ) -> Iterator[Result]:
     leaves = _leaves(task, base["group_subtasks"])
-    rows = [(leaf, row) for leaf in leaves for row in mogu["samples"][leaf]]  # each once for each filter
-    hit = [
-        (leaf, row["doc_id"])
-        for leaf, row in rows
-        if flagged and any(arguments[0] in flagged for arguments in row["arguments"])
-    ]
+    # A row stands there once for each filter.
+    rows = {(leaf, row["doc_id"]): row for leaf in leaves for row in mogu["samples"][leaf]}
+    hit = None
+    if flagged is not None:
+        hit = sum(any(arguments[0] in flagged for arguments in row["arguments"]) for row in rows.values())
     for key, value in base["results"][task].items():
         name, comma, kind = key.partition(",")
         if not comma or name.endswith("_stderr") or not isinstance(value, Real):
@@ -139,11 +140,11 @@ def _results(
         yield Result(
             task,
             name if kind == "none" else f"{name} ({kind})",
-            len({(leaf, row["doc_id"]) for leaf, row in rows}),
+            len(rows),
             before,
             after,
             Figure(change, _paired_error(values, change)),
-            None if flagged is None else len(set(hit)),
+            hit,
         )
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from inspect_ai import eval_set
+from inspect_ai import Task, eval_set
 from inspect_ai.log import read_eval_log
 from inspect_ai.model import GenerateConfig, Model
 
@@ -22,7 +22,7 @@ from mogu.evaluation.before_after import first_token_divergence
 from mogu.evaluation.memory import peak_memory, reset_peak_memory
 from mogu.evaluation.provider import DefendedModel
 from mogu.evaluation.rows import Comparison, Cost, Row
-from mogu.evaluation.tasks import Prompts, comparison_task, rows_of
+from mogu.evaluation.tasks import Prompts, comparison_task, judging, rows_of
 from mogu.files import write_atomic
 from mogu.judges.base import Judge
 
@@ -42,6 +42,7 @@ def compare(
     max_new_tokens: int,
     folder: Path,
     progress: StepProgress = lambda step, done, total: None,
+    apart: Sequence[str] = (),
 ) -> Comparison:
     """Let each defense answer all prompts.
 
@@ -49,40 +50,43 @@ def compare(
         host: the base with the adapter under test.
         defenses: as `make_defense` takes them.
         sets: by name.
-        judges: of the replies.
+        judges: of the replies; they are closed then.
         max_new_tokens: length of a reply at most.
-        folder: takes the logs; a run that was killed goes on from them.
+        folder: takes the logs; a run that was killed goes on from them, and asks what were errors again.
         progress: hears of training and replies.
+        apart: what else tells this run's replies and verdicts from those of others, such as the model that judges ask.
 
     Returns:
         Rows and costs of all defenses that could be made; why others could not stands in ``missing``. A prompt that
         could not be answered or judged has a row that says so.
     """
-    logs = folder / "logs" / _digest(host, sets, judges, max_new_tokens)
+    logs = folder / "logs" / _digest(host, sets, [*apart, *(judge.name for judge in judges)], max_new_tokens)
     rows: list[Row] = []
     costs: dict[str, Cost] = {}
     papers: dict[str, str] = {}
     missing: list[tuple[str, str, str]] = []
-    for spec in defenses:
-        try:
-            defense = make_defense(spec, host)
-            training = _prepare(defense, spec, host, progress)
-            with defense:
-                own, memory = _answers(spec, defense, sets, judges, max_new_tokens, logs, progress)
-        except MoguError as error:
-            missing += [(spec, name, str(error)) for name in sets]
-            continue
-        rows += own
-        papers[spec] = defense.paper
-        costs[spec] = Cost(training, sum(r.seconds for r in own), sum(r.tokens for r in own), memory)
+    with judging(judges) as loop:
+        for spec in defenses:
+            try:
+                defense = make_defense(spec, host)
+                training = _prepare(defense, spec, host, progress)
+                task = comparison_task(spec, sets, judges, max_new_tokens, loop)
+                with defense:
+                    own, memory = _answers(spec, defense, task, logs, progress)
+            except MoguError as error:
+                missing += [(spec, name, str(error)) for name in sets]
+                continue
+            rows += own
+            papers[spec] = defense.paper
+            costs[spec] = Cost(training, sum(r.seconds for r in own), sum(r.tokens for r in own), memory)
     return Comparison(rows, costs, papers, _divergence(host, defenses, sets, progress), missing, {})
 
 
-def _digest(host: Host, sets: Mapping[str, Prompts], judges: Sequence[Judge], max_new_tokens: int) -> str:
+def _digest(host: Host, sets: Mapping[str, Prompts], apart: Sequence[str], max_new_tokens: int) -> str:
     """Tells runs apart whose replies or verdicts may differ."""
     prompts = {name: [list(sample) for sample in prompts.samples] for name, prompts in sets.items()}
     told = [host.mogu.config.model_dump(mode="json"), host.seed, prompts, max_new_tokens]
-    told.append([judge.name for judge in judges])
+    told += [str(host.mogu.model.dtype), *apart]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -92,7 +96,7 @@ def _prepare(defense: Defense, spec: str, host: Host, progress: StepProgress) ->
     defense.prepare(lambda done, total: progress(f"{spec}: training", done, total))
     if not defense.trained:
         return None
-    kept = host.work / f"{_file_name(spec)}.seconds.json"
+    kept = host.work / f"{_file_name(spec)}-{host.seed}.seconds.json"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(kept, json.dumps(round(time.perf_counter() - start, 1)))
@@ -102,14 +106,12 @@ def _prepare(defense: Defense, spec: str, host: Host, progress: StepProgress) ->
 def _answers(
     spec: str,
     defense: Defense,
-    sets: Mapping[str, Prompts],
-    judges: Sequence[Judge],
-    max_new_tokens: int,
+    task: Task,
     logs: Path,
     progress: StepProgress,
 ) -> tuple[list[Row], float | None]:
     """The rows of one defense, and the MiB that the process held at most above what it held before."""
-    total = sum(len(prompts.samples) for prompts in sets.values())
+    total = len(task.dataset)
     done = 0
 
     def heard(replies: int) -> None:
@@ -121,29 +123,31 @@ def _answers(
     kept = logs / f"{_file_name(spec)}.memory.json"
     reset_peak_memory()
     before = peak_memory()
-    task = comparison_task(spec, sets, judges, max_new_tokens)
     model = Model(DefendedModel(_file_name(spec), defense=defense, heard=heard), GenerateConfig())
     try:
-        finished, found = eval_set(
+        _, found = eval_set(
             task,
             model=model,
             log_dir=str(folder),
             retry_attempts=1,
+            retry_immediate=False,
             display="none",
             log_level="error",
-            fail_on_error=False,
             log_buffer=defense.host.batch_size,
+            # Given, it is what waits at once; else Inspect looks for a number by itself and begins with 20.
+            max_connections=model.api.max_connections(),
         )
     finally:
         model.api.close()
-    (log,) = found
-    if not finished:
+    log = read_eval_log(found[0].location)
+    rows = rows_of(log)
+    if len(rows) < total:
         reason = log.error.message if log.error else log.status
         raise MoguError(f"Inspect could not finish {spec}: {reason}")
     if done and not kept.exists():
         write_atomic(kept, json.dumps(round(peak_memory() - before, 1)))
     memory = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else None
-    return rows_of(read_eval_log(log.location)), memory
+    return rows, memory
 
 
 def _divergence(
@@ -164,4 +168,5 @@ def _divergence(
 
 
 def _file_name(spec: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", spec)
+    name = re.sub(r"[^\w.-]+", "_", spec)
+    return name if name == spec else f"{name}-{hashlib.sha256(spec.encode()).hexdigest()[:6]}"

@@ -3,20 +3,23 @@
 import re
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 MIB = 1024 * 1024
 _STATUS = Path("/proc/self/status")
+_RESET = Path("/proc/self/clear_refs")
 
 
 def reset_peak_memory() -> None:
-    """Let `peak_memory` count from here on; without a GPU and off Linux it counts from the start still."""
+    """Let `peak_memory` count from here on; without a GPU, and where it may not, it counts from the start still."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    elif _STATUS.exists():
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    else:
+        with suppress(OSError):  # not Linux, or one that does not let it
+            _RESET.write_text("5", encoding="ascii")
 
 
 def peak_memory() -> float:

@@ -3,6 +3,7 @@
 How likely a continuation is, is told by generation too: it is made to write it, and each token's share noted.
 """
 
+import logging
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from math import inf
@@ -12,6 +13,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils_hf import stop_sequences_criteria
 from torch import Tensor
+from tqdm import tqdm
 from transformers import LogitsProcessor
 
 from mogu.adapter.gate import READ_EVERY
@@ -22,11 +24,14 @@ from mogu.generation.request import RoutingRequest
 
 T = TypeVar("T")
 
-_Pair = tuple[list[int], list[int]]  # context and continuation
-_Answer = tuple[float, bool]  # log-probability, and whether every token is the likeliest
-_Request = tuple[
-    tuple[str, str] | None, list[int], list[int]
-]  # texts, none of a rolling window, and their ids
+_Pair = tuple[list[int], list[int]]
+"""The ids of a context and of its continuation."""
+
+_Answer = tuple[float, bool]
+"""A continuation's log-probability, and whether each of its tokens is the likeliest."""
+
+_Request = tuple[tuple[str, str] | None, list[int], list[int]]
+"""Two texts, or None for a part of a text that stands for itself, and their ids."""
 
 
 class MoguLM(HFLM):
@@ -55,7 +60,12 @@ class MoguLM(HFLM):
         batch_size: int = 32,
         threshold: float | None = None,
     ) -> None:
-        super().__init__(mogu.model, backend="causal", tokenizer=mogu.tokenizer, batch_size=batch_size)
+        logger = logging.getLogger(HFLM.__module__)
+        logger.disabled = True  # it warns of models that are loaded already, which is the point here
+        try:
+            super().__init__(mogu.model, backend="causal", tokenizer=mogu.tokenizer, batch_size=batch_size)
+        finally:
+            logger.disabled = False
         self.flagged: set[str] = set()
         self._gate = mogu.config.gate
         self._request = RoutingRequest(mode, threshold=threshold)
@@ -75,7 +85,8 @@ class MoguLM(HFLM):
             for _, context, continuation in requests
         ]
         chosen = sorted(self._suspects(pairs), key=lambda index: len(pairs[index][0] + pairs[index][1]))
-        for batch in self._batches(chosen):
+        batches = list(self._batches(chosen))
+        for batch in tqdm(batches, desc="Following routed rows", disable=disable_tqdm or not batches):
             for index, (answer, safe) in zip(batch, self._follow([pairs[i] for i in batch]), strict=True):
                 if safe > 0 or not self._base_passes:
                     answers[index] = answer

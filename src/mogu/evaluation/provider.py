@@ -100,9 +100,7 @@ class DefendedModel(ModelAPI):
         """
         _check(tools, config)
         talk = as_talk([Message(role=message.role, content=message.text) for message in input])
-        answer, seconds = await asyncio.wrap_future(
-            self._batches.ask(talk, config.max_tokens or MOST_TOKENS)
-        )
+        answer, seconds = await asyncio.wrap_future(self._batches.ask(talk, config.max_tokens or MOST_TOKENS))
         text = _until(answer.text, config.stop_seqs or [])
         output = ModelOutput.from_content(self.model_name, text)
         output.usage = ModelUsage(output_tokens=answer.tokens, total_tokens=answer.tokens)
@@ -174,7 +172,9 @@ class _Batches:
 
     def _run(self) -> None:
         while (first := self._waiting.get()) is not None:
-            batch, ends = self._gather(first)
+            gathered, ends = self._gather(first)
+            # One that was cancelled need not be answered; the others cannot be cancelled from here on.
+            batch = [each for each in gathered if each.reply.set_running_or_notify_cancel()]
             for length in dict.fromkeys(request.max_new_tokens for request in batch):
                 self._answer([request for request in batch if request.max_new_tokens == length], length)
             if ends:
@@ -197,6 +197,8 @@ class _Batches:
         start = time.perf_counter()
         try:
             answers = self.defense.reply([request.talk for request in batch], max_new_tokens)
+            answered = list(zip(batch, answers, strict=True))
+            self._heard(len(batch))
         except Exception as error:
             if len(batch) == 1:
                 batch[0].reply.set_exception(error)
@@ -205,7 +207,5 @@ class _Batches:
                 self._answer([request], max_new_tokens)
         else:
             seconds = (time.perf_counter() - start) / len(batch)
-            self._heard(len(batch))
-            for request, answer in zip(batch, answers, strict=True):
-                if not request.reply.cancelled():
-                    request.reply.set_result((answer, seconds))
+            for request, answer in answered:
+                request.reply.set_result((answer, seconds))

@@ -1,6 +1,10 @@
 """The comparison as an Inspect task: prompts as its dataset, judges as its scorers; and its logs as rows."""
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from inspect_ai import Task
@@ -23,7 +27,7 @@ from mogu.data.requests import Label
 from mogu.evaluation.provider import as_talk
 from mogu.evaluation.rows import Row
 from mogu.evaluation.sets import Sample
-from mogu.judges.base import Judge
+from mogu.judges.base import Judge, Judgement
 
 _ROLES: dict[str, Callable[..., ChatMessage]] = {
     "user": ChatMessageUser,
@@ -46,7 +50,11 @@ class Prompts(NamedTuple):
 
 
 def comparison_task(
-    defense: str, sets: Mapping[str, Prompts], judges: Sequence[Judge], max_new_tokens: int
+    defense: str,
+    sets: Mapping[str, Prompts],
+    judges: Sequence[Judge],
+    max_new_tokens: int,
+    loop: asyncio.AbstractEventLoop | None = None,
 ) -> Task:
     """One defense against all sets.
 
@@ -55,6 +63,7 @@ def comparison_task(
         sets: by name.
         judges: of the replies.
         max_new_tokens: length of a reply at most.
+        loop: where judges are asked, as `judging` gives it; None for the task's own.
     """
     samples = [
         InspectSample(
@@ -69,11 +78,13 @@ def comparison_task(
     return Task(
         dataset=MemoryDataset(samples, name=", ".join(sets)),
         solver=generate(),
-        scorer=[scorer_of(judge) for judge in judges],
+        scorer=[scorer_of(judge, loop) for judge in judges],
         config=GenerateConfig(max_tokens=max_new_tokens),
         name=f"comparison_{defense}",
         metadata={"defense": defense},
-        fail_on_error=False,
+        # All prompts are asked, but a log with errors is not done: those are asked again when it goes on.
+        fail_on_error=True,
+        continue_on_fail=True,
     )
 
 
@@ -84,8 +95,43 @@ def _chat(sample: Sample) -> list[ChatMessage]:
     return [_ROLES[message["role"]](content=message["content"]) for message in messages]
 
 
-def scorer_of(judge: Judge) -> Scorer:
-    """A judge as a scorer of its name; what it is not asked about, or cannot judge, is left out of the means."""
+@contextmanager
+def judging(judges: Sequence[Judge]) -> Iterator[asyncio.AbstractEventLoop]:
+    """The one event loop in which these judges are asked, in a thread of its own; they are closed after it.
+
+    Inspect gives each task a loop of its own, and a judge that holds connections or locks belongs to one.
+    """
+    ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def serve() -> None:
+        done = asyncio.Event()
+        ready.set_result((asyncio.get_running_loop(), done))
+        await done.wait()
+        for judge in judges:
+            await judge.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True, name="mogu-judges")
+    thread.start()
+    loop, done = ready.result()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(done.set)
+        thread.join()
+
+
+def scorer_of(judge: Judge, loop: asyncio.AbstractEventLoop | None = None) -> Scorer:
+    """A judge as a scorer of its name; what it is not asked about, or cannot judge, is left out of the means.
+
+    Args:
+        judge: the judge.
+        loop: where it is asked, as `judging` gives it; None for the task's own.
+    """
+
+    async def ask(prompt: str, reply: str) -> Judgement:
+        if loop is None:
+            return await judge.judge(prompt, reply)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(judge.judge(prompt, reply), loop))
 
     @scorer(metrics={"*": [mean(), stderr()]}, name=judge.name)
     def judged() -> Scorer:
@@ -93,7 +139,7 @@ def scorer_of(judge: Judge) -> Scorer:
             if judge.label not in (None, state.metadata["label"]):
                 return Score.unscored(reason="not asked")
             prompt, opener = _last_turns(state.input)
-            judgement = await judge.judge(prompt, opener + state.output.completion)
+            judgement = await ask(prompt, opener + state.output.completion)
             if judgement.scores is None:
                 return Score.unscored(reason="unjudged", explanation=judgement.explanation)
             return Score(value=dict(judgement.scores), explanation=judgement.explanation)
@@ -106,7 +152,9 @@ def scorer_of(judge: Judge) -> Scorer:
 def rows_of(log: EvalLog) -> list[Row]:
     """The rows of a finished log, in the order of its prompts; its samples are read from its file."""
     defense = (log.eval.metadata or {})["defense"]
-    return [_row(defense, sample) for sample in log.samples or []]
+    # Inspect sorts samples by their ids.
+    place = {each: number for number, each in enumerate(log.eval.dataset.sample_ids or [])}
+    return [_row(defense, each) for each in sorted(log.samples or [], key=lambda sample: place[sample.id])]
 
 
 def _row(defense: str, sample: EvalSample) -> Row:
