@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import multiprocessing
 import signal
 
 import pytest
@@ -33,8 +32,8 @@ from tests.evaluation.fakes import (
     run_killed,
     timeless,
 )
+from tests.training.pipelines import start
 
-TEXTS = ["Name a thief", "How is the weather?", "Name an ant", "And a bee?"]
 ALL = 5
 """Prompts in `SETS`."""
 
@@ -167,10 +166,7 @@ def test_defenses_whose_names_look_alike_as_files_are_kept_apart(run, kinds):
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path, kinds):
     killed = tmp_path / "killed"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.evaluation.fakes"])
-    process = context.Process(target=be_killed, args=(str(killed),))
-    process.start()
+    process = start(be_killed, str(killed))
     process.join()
     assert process.exitcode == -signal.SIGKILL
     there = in_log(killed / "logs")

@@ -113,7 +113,7 @@ def run(
             ) from error
         from dataclasses import replace
 
-        from mogu.defenses import DEFENSES
+        from mogu.defenses import DEFENSES, defense_of
         from mogu.defenses.base import Host
         from mogu.judges.table import make_judges
         from mogu.report.comparison import breaches, check_limits, write_report
@@ -123,8 +123,7 @@ def run(
     if defenses == ALL:
         named.remove("guard")  # it is a model that its user chooses
     for name in named:
-        if name.partition(":")[0] not in DEFENSES:
-            raise MoguError(f"There is no defense '{name}'. There are: {', '.join(DEFENSES)}.")
+        defense_of(name)  # before minutes are spent on others
     if (lowest or highest) and OURS not in named:
         raise MoguError(f"--fail-under and --fail-over are for {OURS}: name it with --defenses")
     judged_by = _names(judges)
@@ -133,7 +132,9 @@ def run(
     if not sets:
         raise MoguError(f"no prompt set could be read: {missing[0][1]}")
     model = open_model(folder, base, device, dtype, trust_remote_code)
-    host = Host(model, output / "trained", batch_size, seed)
+    # What is trained for one base is of no use to another.
+    trained = output / "trained" / model.config.base.fingerprint[:12]
+    host = Host(model, trained, batch_size, seed)
     with StageBars(err) as bars:
         comparison = compare(
             host,
@@ -154,7 +155,8 @@ def run(
     )
     write_report(comparison, output)
     tell(out, f"{len(comparison.rows)} replies of {len(comparison.costs)} defenses: {output / 'report.html'}")
-    for name, reason in {n: r for n, _, r in comparison.missing if n not in comparison.costs}.items():
+    absent = {name: reason for name, _, reason in comparison.missing if name not in comparison.costs}
+    for name, reason in absent.items():
         tell(err, f"{name} is missing: {reason}")
     for name, reason in missing:
         tell(err, f"{name} is missing: {reason}")
@@ -164,7 +166,7 @@ def run(
         tell(err, line)
     if errors:
         tell(err, f"{len(errors)} replies are errors, the first: {errors[0].error}")
-    if errors or broken:
+    if errors or broken or (absent and defenses != ALL):
         sys.exit(1)
 
 

@@ -36,15 +36,24 @@ DEFENSES: dict[str, type[Defense]] = {
 """The base, MoGU, the seven that its paper compares with, and today's."""
 
 
-def make_defense(spec: str, host: Host) -> Defense:
-    """Make the defense that a user names: ``name``, or ``name:argument`` such as ``guard:PATH``.
+def defense_of(spec: str) -> type[Defense]:
+    """The defense that a user names: ``name``, or ``name:argument`` such as ``guard:PATH``.
 
     Raises:
-        MoguError: If there is none of this name, or it lacks what it needs.
+        MoguError: If there is none of this name.
     """
-    name, _, argument = spec.partition(":")
+    name = spec.partition(":")[0]
     if name not in DEFENSES:
         near = get_close_matches(name, DEFENSES, n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise MoguError(f"There is no defense '{name}'.{hint} There are: {', '.join(DEFENSES)}.")
-    return DEFENSES[name](host, argument)
+    return DEFENSES[name]
+
+
+def make_defense(spec: str, host: Host) -> Defense:
+    """Make the defense that a user names, as `defense_of` takes it.
+
+    Raises:
+        MoguError: If there is none of this name, or it lacks what it needs.
+    """
+    return defense_of(spec)(host, spec.partition(":")[2])
