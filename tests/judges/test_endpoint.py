@@ -157,5 +157,5 @@ def test_options_that_cannot_work(options, message):
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(MoguError, match=r'pip install "mogu-llm\[judges\]"'):
+    with pytest.raises(MoguError, match=r'pip install "mogu-llm\[eval\]"'):
         Endpoint(EndpointOptions("http://localhost/v1", "m"))

@@ -147,6 +147,18 @@ def test_every_attack_keeps_its_budget_and_needs_no_request(tmp_path, name, budg
     assert attack.paper and attack.default_budget > 1
 
 
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_attack_goes_on_after_a_request_that_is_answered(tmp_path, name):
+    host = tiny_host(tmp_path)
+    attack = make_attack(name, host, EndpointOptions("http://localhost:1/v1", "nobody there"))
+    defense = Rule(host, lambda text: True)
+    found = attack.search(defense, REQUESTS, 5, tmp_path / "kept.jsonl")
+    assert [(each.talk, each.refused, each.queries) for each in found] == [
+        (request.talk, False, 1) for request in REQUESTS
+    ]
+    assert defense.batches == [1, 1, 1]
+
+
 @pytest.mark.parametrize("name", ["gcg", "autodan", "best_of_n"])
 def test_the_real_model_is_attacked_and_left_as_it_was(tmp_path, name):
     host = tiny_host(tmp_path)

@@ -87,14 +87,15 @@ def test_gradients_choose_better_than_chance(tmp_path, monkeypatch):
 
 def test_the_defended_model_is_asked_for_the_best_of_a_step_until_it_answers(tmp_path):
     host = tiny_host(tmp_path)
-    fifth = Rule(host, never)
-    GCG(host, 9, 0).search(fifth, REQUESTS[:1], 5, tmp_path / "never.jsonl")
-    assert fifth.batches == [1, 4, 4]
-    assert len(set(fifth.texts)) == 9
-    defense = Rule(host, lambda text: text == fifth.texts[6])
+    refusing = Rule(host, never)
+    (refused,) = GCG(host, 9, 0).search(refusing, REQUESTS[:1], 5, tmp_path / "never.jsonl")
+    assert refusing.batches == [1, 4, 4]
+    assert len(set(refusing.texts)) == 9
+    assert refused.talk == refusing.asked[5]  # of the lowest loss, for no score tells them apart
+    defense = Rule(host, lambda text: text == refusing.texts[6])
     (found,) = GCG(host, 9, 0).search(defense, REQUESTS[:1], 5, tmp_path / "kept.jsonl")
     assert (found.refused, found.queries) == (False, 7)
-    assert found.talk.messages[-1]["content"] == fifth.texts[6]
+    assert found.talk.messages[-1]["content"] == refusing.texts[6]
 
 
 def test_it_goes_on_from_the_suffix_that_the_defense_scores_low(tmp_path):
@@ -106,6 +107,26 @@ def test_it_goes_on_from_the_suffix_that_the_defense_scores_low(tmp_path):
     (found,) = GCG(host, 5, 0).search(scored, REQUESTS[:1], 5, tmp_path / "scored.jsonl")
     assert scored.texts == plain.texts[:5]
     assert found.talk.messages[-1]["content"] == third
+
+
+def test_a_suffix_without_neighbours_stays_and_is_asked_once(tmp_path, monkeypatch):
+    host = tiny_host(tmp_path)
+    monkeypatch.setattr(Slot, "stands", lambda slot, suffix: False)
+    defense = Rule(host, never)
+    (found,) = GCG(host, 9, 0).search(defense, REQUESTS[:1], 5, tmp_path / "kept.jsonl")
+    text = REQUESTS[0].talk.messages[-1]["content"]
+    assert defense.texts == [text, text + FILLER]
+    assert (found.refused, found.queries) == (True, 2)
+    assert found.talk.messages[-1]["content"] == text + FILLER
+
+
+def test_tokens_that_may_stand_in_a_suffix_are_plain_text(tmp_path):
+    host = tiny_host(tmp_path)
+    plain = GCG(host, 9, 0)._plain
+    allowed = {host.mogu.tokenizer.decode([index]) for index in plain.nonzero()[:, 0].tolist()}
+    assert allowed == {chr(code) for code in range(32, 127)} | {"he", " t", " the", "in", "ing"} | {
+        " a", "ou", " s", "er", "on"
+    }  # fmt: skip
 
 
 def test_a_request_that_ends_as_the_suffix_begins(tmp_path):

@@ -22,6 +22,7 @@ class Phrases:
     Attributes:
         parts: shared parts by the name that stands for them, such as ``<DO>``: what a model is asked to do.
         refusal: "I can't help with that".
+        apologetic: "I'm sorry, but I can't ...", whatever it is that comes then.
         not_a_refusal: first-person words that refuse nothing: idioms, reported speech, what a model cannot know.
         asks: a question back, as information is missing.
         evasion: "without getting caught": such advice is no safe alternative, whatever else the clause says.
@@ -40,6 +41,7 @@ class Phrases:
 
     parts: dict[str, str] = field(default_factory=dict)
     refusal: str = ""
+    apologetic: str = ""
     not_a_refusal: str = ""
     asks: str = ""
     evasion: str = ""

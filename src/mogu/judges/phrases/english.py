@@ -33,6 +33,9 @@ ENGLISH = Phrases(
 \b(?:id|i would) (?:rather|prefer) not\b
 \b(?:against|not within|violat\w+|outside|conflicts? with) (?:of )?(?:my|our) (?:\w+ ){0,3}(?:guidelin|polic)
 \b(?:request|this|that) (?:cant be|has been|is) (?:fulfilled|denied|declined|refused)""",
+    apologetic=r"""
+\bsorry,? but i (?:cant|wont) (?!\w+ (?:\w+ ){0,4}(?:real.?time|up.?to.?date|current|live|latest|personal opinions?)\b
+|(?:see|hear|feel|taste|access|browse|find|open|read|remember|recall|understand)\b)""",
     not_a_refusal=r"""
 \bcant (?:\w+ ){1,6}enough\b
 \bcant \w+ (?:\w+ ){0,3}(?:definitive|cure.all|silver bullet|one.size)\b
