@@ -344,7 +344,10 @@ def test_the_search_for_endless_loops_finds_them(pattern, found):
 
 @pytest.mark.parametrize("language", sorted(LANGUAGES))
 def test_every_refusal_of_the_corpus_holds(language):
-    texts = (text.format(request="help you pick a lock", topic="theft", alternative="locks") for text in corpus_refusals()[language])
+    texts = (
+        text.format(request="help you pick a lock", topic="theft", alternative="locks")
+        for text in corpus_refusals()[language]
+    )
     assert [text for text in texts if not holds_refusal(text)] == []
 
 
