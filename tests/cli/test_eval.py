@@ -84,7 +84,7 @@ def test_defenses_are_compared_and_the_reports_written(compare, tmp_path):
             assert name in (tmp_path / "out" / f"report.{suffix}").read_text(encoding="utf-8")
     facts = whole["facts"]
     assert (facts["prompts of each set, at most"], facts["new tokens, at most"]) == ("4", "5")
-    assert facts["base"] == "base" and facts["command"].startswith("mogu ")
+    assert facts["base"] == "base" and facts["command"].startswith("mogu")
     assert all(name in facts["versions"] for name in ("mogu-llm ", "torch ", "inspect-ai "))
     assert len(list((tmp_path / "out" / "logs").rglob("*.eval"))) == 3
 
@@ -131,7 +131,10 @@ def test_limits_that_are_kept(compare):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--defenses", "none,moguu"], "There is no defense 'moguu'. There are: none, mogu, "),
+        (
+            ["--defenses", "none,moguu"],
+            "There is no defense 'moguu'. Did you mean mogu? There are: none, mogu, ",
+        ),
         (["--defenses", ","], "no name is given; write names with commas between, or all"),
         (["--attacks", "own_dierct"], "There is no prompt set 'own_dierct'. Did you mean own_direct"),
         (["--attacks", "own_everyday"], "own_everyday is a benign set: name it with --usability"),
@@ -232,7 +235,7 @@ def test_a_file_of_another_form_is_one_line(compare, no_model, tmp_path):
 
 def test_a_defense_that_cannot_be_had_is_told_and_the_others_run(compare):
     code, out, err = compare("--defenses", "none,guard")
-    assert code == 0 and out.startswith("8 replies of 1 defenses")
+    assert code == 1 and out.startswith("8 replies of 1 defenses")
     assert [line for line in err.splitlines() if line.startswith("guard is missing: guard needs a model")]
 
 

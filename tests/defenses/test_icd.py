@@ -12,8 +12,8 @@ def test_demonstrations_are_refused_malicious_requests_of_the_training_split():
     assert [requests[turn["content"]].kind for turn in shown[::2]] == ["imperative", "question"]
     refusals = [turn["content"] for turn in shown[1::2]]
     assert refusals == [
+        "I'm sorry, but I can't help with that. If I have misunderstood you, please tell me what you need it for.",
         "I'm sorry, but I can't help with that.",
-        "I'm sorry, but I can't help with this request.",
     ]
     assert set(refusals) <= set(corpus_refusals()["en"])
 

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ from mogu.errors import MoguError
 if TYPE_CHECKING:
     from mogu.data.requests import Label
     from mogu.defenses.base import Host
+    from mogu.evaluation.sets import Sample
     from mogu.evaluation.tasks import Prompts
     from mogu.judges.endpoint import EndpointOptions
 
@@ -51,6 +53,25 @@ def run(
     ] = None,
     judge_model: Annotated[str, typer.Option(help="The model's name there.")] = "",
     judge_key: Annotated[
+        str, typer.Option(help="Environment variable with the endpoint's key.")
+    ] = "OPENAI_API_KEY",
+    live: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:BUDGET]",
+            help="Attack each defense itself: best_of_n, gcg, autodan, pair; commas between. A budget is replies "
+            "for each request.",
+        ),
+    ] = None,
+    live_set: Annotated[
+        str, typer.Option(help="The malicious set whose requests they attack with, NAME or NAME=PATH.")
+    ] = "own_direct",
+    live_limit: Annotated[int, typer.Option(min=1, help="How many of them.")] = 10,
+    attacker_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint that rewords requests, for pair.")
+    ] = None,
+    attacker_model: Annotated[str, typer.Option(help="The model's name there.")] = "",
+    attacker_key: Annotated[
         str, typer.Option(help="Environment variable with the endpoint's key.")
     ] = "OPENAI_API_KEY",
     fail_under: Annotated[
@@ -115,6 +136,7 @@ def run(
 
         from mogu.defenses import DEFENSES, defense_of
         from mogu.defenses.base import Host
+        from mogu.evaluation.attacks import make_attack
         from mogu.judges.table import make_judges
         from mogu.report.comparison import breaches, check_limits, write_report
         from mogu.report.comparison.figures import OURS
@@ -127,7 +149,9 @@ def run(
     if (lowest or highest) and OURS not in named:
         raise MoguError(f"--fail-under and --fail-over are for {OURS}: name it with --defenses")
     judged_by = _names(judges)
-    asked = make_judges(judged_by, _endpoint(judge_url, judge_model, judge_key))
+    asked = make_judges(judged_by, _endpoint("judge", judge_url, judge_model, judge_key))
+    attacker = _endpoint("attacker", attacker_url, attacker_model, attacker_key)
+    attacked = _attacked(live_set, data, live_limit, seed) if live else []
     sets, missing = _sets({"malicious": attacks, "benign": usability}, data, limit, seed)
     if not sets:
         raise MoguError(f"no prompt set could be read: {missing[0][1]}")
@@ -135,6 +159,15 @@ def run(
     # What is trained for one base is of no use to another.
     trained = output / "trained" / model.config.base.fingerprint[:12]
     host = Host(model, trained, batch_size, seed)
+    judged = "strongreject" in judged_by
+    searches = [make_attack(each, host, attacker, judged=judged) for each in _names(live)] if live else []
+    for attack in searches:
+        effort = attack.estimate(attacked)
+        tell(
+            err,
+            f"{attack.name}, for each of {len(named)} defenses at most: {effort.replies:,} replies, "
+            f"{effort.passes:,} passes of the base, {effort.questions:,} questions to the attacker",
+        )
     with StageBars(err) as bars:
         comparison = compare(
             host,
@@ -145,6 +178,8 @@ def run(
             folder=output,
             progress=bars,
             apart=[*judged_by, judge_url or "", judge_model],
+            live=searches,
+            attacked=attacked,
         )
     if not comparison.costs:
         raise MoguError(f"no defense could be run: {comparison.missing[0][2]}")
@@ -190,13 +225,13 @@ def _limits(given: list[str]) -> dict[str, float]:
     return limits
 
 
-def _endpoint(url: str | None, model: str, key: str) -> "EndpointOptions | None":
+def _endpoint(who: str, url: str | None, model: str, key: str) -> "EndpointOptions | None":
     from mogu.judges.endpoint import EndpointOptions
 
     if url is None:
         return None
     if not model:
-        raise MoguError("--judge-url needs --judge-model, the model's name there")
+        raise MoguError(f"--{who}-url needs --{who}-model, the model's name there")
     return EndpointOptions(url, model, key)
 
 
@@ -224,6 +259,15 @@ def _sets(
                     raise
                 missing.append((prompts.name, str(error)))
     return found, missing
+
+
+def _attacked(spec: str, data: Path | None, limit: int, seed: int) -> "Sequence[Sample]":
+    """The requests of live attacks."""
+    sets, missing = _sets({"malicious": spec}, data, limit, seed)
+    if missing or len(sets) != 1:
+        raise MoguError(missing[0][1] if missing else f"--live-set takes one set, not {', '.join(sets)}")
+    (requests,) = sets.values()
+    return requests.samples
 
 
 def _beside(data: Path, name: str) -> str | None:

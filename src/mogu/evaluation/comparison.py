@@ -4,24 +4,28 @@ The logs stay in the output's folder, for `inspect view` and for a run that was 
 too.
 """
 
+import asyncio
 import hashlib
 import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from inspect_ai import Task, eval_set
+from inspect_ai import eval_set
 from inspect_ai.log import read_eval_log
 from inspect_ai.model import GenerateConfig, Model
 
 from mogu.defenses import make_defense
 from mogu.defenses.base import Defense, Host
 from mogu.errors import MoguError
+from mogu.evaluation.attacks import Attack, as_prompts
 from mogu.evaluation.before_after import first_token_divergence
 from mogu.evaluation.memory import peak_memory, reset_peak_memory
 from mogu.evaluation.provider import DefendedModel
 from mogu.evaluation.rows import Comparison, Cost, Row
+from mogu.evaluation.sets import Sample
 from mogu.evaluation.tasks import Prompts, comparison_task, judging, rows_of
 from mogu.files import write_atomic
 from mogu.judges.base import Judge
@@ -43,6 +47,8 @@ def compare(
     folder: Path,
     progress: StepProgress = lambda step, done, total: None,
     apart: Sequence[str] = (),
+    live: Sequence[Attack] = (),
+    attacked: Sequence[Sample] = (),
 ) -> Comparison:
     """Let each defense answer all prompts.
 
@@ -55,39 +61,129 @@ def compare(
         folder: takes the logs; a run that was killed goes on from them, and asks what were errors again.
         progress: hears of training and replies.
         apart: what else tells this run's replies and verdicts from those of others, such as the model that judges ask.
+        live: what attacks each defense itself; what it finds becomes the set ``live_`` and its name.
+        attacked: the malicious requests that it attacks with; not empty if there are attacks.
 
     Returns:
         Rows and costs of all defenses that could be made; why others could not stands in ``missing``. A prompt that
         could not be answered or judged has a row that says so.
     """
-    logs = folder / "logs" / _digest(host, sets, [*apart, *(judge.name for judge in judges)], max_new_tokens)
     rows: list[Row] = []
     costs: dict[str, Cost] = {}
     papers: dict[str, str] = {}
     missing: list[tuple[str, str, str]] = []
     with judging(judges) as loop:
+        run = _Run(host, judges, loop, max_new_tokens, folder, apart, progress)
         for spec in defenses:
             try:
                 defense = make_defense(spec, host)
                 training = _prepare(defense, spec, host, progress)
-                task = comparison_task(spec, sets, judges, max_new_tokens, loop)
                 with defense:
-                    own, memory = _answers(spec, defense, task, logs, progress)
+                    own, memory = run.answers(spec, defense, sets)
+                    found, failed = run.under_attack(spec, defense, live, attacked)
             except MoguError as error:
-                missing += [(spec, name, str(error)) for name in sets]
+                names = [*sets, *map(_live_set, live)]
+                missing += [(spec, name, str(error)) for name in names]
                 continue
-            rows += own
+            rows += [*own, *found]
+            missing += failed
             papers[spec] = defense.paper
             costs[spec] = Cost(training, sum(r.seconds for r in own), sum(r.tokens for r in own), memory)
     return Comparison(rows, costs, papers, _divergence(host, defenses, sets, progress), missing, {})
 
 
-def _digest(host: Host, sets: Mapping[str, Prompts], apart: Sequence[str], max_new_tokens: int) -> str:
-    """Tells runs apart whose replies or verdicts may differ."""
-    prompts = {name: [list(sample) for sample in prompts.samples] for name, prompts in sets.items()}
-    told = [host.mogu.config.model_dump(mode="json"), host.seed, prompts, max_new_tokens]
-    told += [str(host.mogu.model.dtype), *apart]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+@dataclass(frozen=True)
+class _Run:
+    """What all defenses of a comparison are asked with; attributes as `compare` takes them."""
+
+    host: Host
+    judges: Sequence[Judge]
+    loop: asyncio.AbstractEventLoop
+    max_new_tokens: int
+    folder: Path
+    apart: Sequence[str]
+    progress: StepProgress
+
+    def answers(
+        self, spec: str, defense: Defense, sets: Mapping[str, Prompts]
+    ) -> tuple[list[Row], float | None]:
+        """The rows of one defense, and the MiB that the process held at most above what it held before."""
+        total = sum(len(prompts.samples) for prompts in sets.values())
+        done = 0
+
+        def heard(replies: int) -> None:
+            nonlocal done
+            done += replies
+            self.progress(f"{spec}: replies", done, total)
+
+        logs = self.folder / "logs" / self._digest(sets, *(judge.name for judge in self.judges))
+        kept = logs / f"{_file_name(spec)}.memory.json"
+        reset_peak_memory()
+        before = peak_memory()
+        model = Model(DefendedModel(_file_name(spec), defense=defense, heard=heard), GenerateConfig())
+        try:
+            _, found = eval_set(
+                comparison_task(spec, sets, self.judges, self.max_new_tokens, self.loop),
+                model=model,
+                log_dir=str(logs / _file_name(spec)),
+                retry_attempts=1,
+                retry_immediate=False,
+                display="none",
+                log_level="warning",
+                log_buffer=self.host.batch_size,
+                # Given, it is what waits at once; else Inspect looks for a number by itself and begins with 20.
+                max_connections=model.api.max_connections(),
+            )
+        finally:
+            model.api.close()
+        log = read_eval_log(found[0].location)
+        rows = rows_of(log)
+        if len(rows) < total:
+            reason = log.error.message if log.error else log.status
+            raise MoguError(f"Inspect could not finish {spec}: {reason}")
+        if done and not kept.exists():
+            write_atomic(kept, json.dumps(round(peak_memory() - before, 1)))
+        return rows, json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else None
+
+    def under_attack(
+        self, spec: str, defense: Defense, attacks: Sequence[Attack], requests: Sequence[Sample]
+    ) -> tuple[list[Row], list[tuple[str, str, str]]]:
+        """The rows of what each attack finds against a defense, and why some could not be made."""
+        rows: list[Row] = []
+        failed = []
+        for attack in attacks:
+            try:
+                found = self._found(spec, defense, attack, requests)
+                rows += self.answers(spec, defense, {_live_set(attack): found})[0]
+            except MoguError as error:
+                failed.append((spec, _live_set(attack), str(error)))
+        return rows, failed
+
+    def _found(self, spec: str, defense: Defense, attack: Attack, requests: Sequence[Sample]) -> Prompts:
+        """What an attack finds against one defense, in this run or one that was killed."""
+        digest = self._digest(
+            {"": Prompts("malicious", requests)}, json.dumps(attack.settings, sort_keys=True)
+        )
+        found = attack.search(
+            defense,
+            requests,
+            self.max_new_tokens,
+            self.folder / "live" / digest / f"{_file_name(spec)}.jsonl",
+            lambda done, total: self.progress(f"{spec}: {attack.name}", done, total),
+        )
+        return as_prompts(found)
+
+    def _digest(self, sets: Mapping[str, Prompts], *told: str) -> str:
+        """Tells runs apart whose replies or verdicts may differ."""
+        mogu = self.host.mogu
+        prompts = {name: [list(sample) for sample in prompts.samples] for name, prompts in sets.items()}
+        everything = [mogu.config.model_dump(mode="json"), str(mogu.model.dtype), self.host.seed]
+        everything += [prompts, self.max_new_tokens, *self.apart, *told]
+        return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _live_set(attack: Attack) -> str:
+    return f"live_{attack.name}"
 
 
 def _prepare(defense: Defense, spec: str, host: Host, progress: StepProgress) -> float | None:
@@ -101,53 +197,6 @@ def _prepare(defense: Defense, spec: str, host: Host, progress: StepProgress) ->
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(kept, json.dumps(round(time.perf_counter() - start, 1)))
     return float(json.loads(kept.read_text(encoding="utf-8")))
-
-
-def _answers(
-    spec: str,
-    defense: Defense,
-    task: Task,
-    logs: Path,
-    progress: StepProgress,
-) -> tuple[list[Row], float | None]:
-    """The rows of one defense, and the MiB that the process held at most above what it held before."""
-    total = len(task.dataset)
-    done = 0
-
-    def heard(replies: int) -> None:
-        nonlocal done
-        done += replies
-        progress(f"{spec}: replies", done, total)
-
-    folder = logs / _file_name(spec)
-    kept = logs / f"{_file_name(spec)}.memory.json"
-    reset_peak_memory()
-    before = peak_memory()
-    model = Model(DefendedModel(_file_name(spec), defense=defense, heard=heard), GenerateConfig())
-    try:
-        _, found = eval_set(
-            task,
-            model=model,
-            log_dir=str(folder),
-            retry_attempts=1,
-            retry_immediate=False,
-            display="none",
-            log_level="error",
-            log_buffer=defense.host.batch_size,
-            # Given, it is what waits at once; else Inspect looks for a number by itself and begins with 20.
-            max_connections=model.api.max_connections(),
-        )
-    finally:
-        model.api.close()
-    log = read_eval_log(found[0].location)
-    rows = rows_of(log)
-    if len(rows) < total:
-        reason = log.error.message if log.error else log.status
-        raise MoguError(f"Inspect could not finish {spec}: {reason}")
-    if done and not kept.exists():
-        write_atomic(kept, json.dumps(round(peak_memory() - before, 1)))
-    memory = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else None
-    return rows, memory
 
 
 def _divergence(

@@ -12,7 +12,7 @@ class Row:
         defense: who replied, as the user named it.
         set: name of the prompt set, such as ``advbench``.
         label: what the prompt is.
-        id: of the prompt within its set; the same under every defense.
+        id: of the prompt within its set; the same under every defense, and of a live attack's set that of the request.
         kind: what kind of prompt it is within its set, such as a group of frames; empty if the set has none.
         prompt: the last turn that waits for a reply.
         opener: how the caller began the reply; empty if not.

@@ -279,8 +279,8 @@ class UsableStage(VariantStage):
 
     @property
     def may_keep_start(self) -> bool:
-        """Whether an adapter may do without it: in sequence routing the base answers then."""
-        return self.settings.routing == "sequence"
+        """Yes: it begins as the base, whose own replies it is to give."""
+        return True
 
     @staticmethod
     def trained(layer: nn.Module) -> nn.Module:
