@@ -165,6 +165,20 @@ def batch_left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> PaddedBatch:
     )
 
 
+def folded(messages: Conversation) -> list[Message]:
+    """The same texts in turns of user and assistant, for templates that take nothing else.
+
+    Other roles are the user's; neighbours of a role are one turn, their texts a blank line apart.
+    """
+    turns: list[Message] = []
+    for message in messages:
+        role, text = "assistant" if message["role"] == "assistant" else "user", message["content"]
+        if turns and turns[-1]["role"] == role:
+            text = f"{turns.pop()['content']}\n\n{text}"
+        turns.append(Message(role=role, content=text))
+    return turns
+
+
 def _check_message(message: object, number: int) -> Message:
     if not isinstance(message, Mapping):
         raise MoguError(f"Message {number} is {type(message).__name__}, not an object with role and content.")

@@ -5,11 +5,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from mogu.chat import encode_chat
+from mogu.chat import encode_chat, folded
 from mogu.defenses import guard
 from mogu.defenses.base import Answer, Talk
 from mogu.defenses.fixed import REFUSAL
-from mogu.defenses.folding import folded
 from mogu.defenses.guard import Guard, harmful_labels
 from mogu.defenses.speaker import Speaker
 from mogu.errors import MoguError

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from mogu.chat import Conversation, encode_chat
+from mogu.chat import Conversation, encode_chat, folded
 from mogu.defenses.base import Answer, Defense, Host, Progress, Talk
-from mogu.defenses.folding import folded
 from mogu.defenses.rejection import reject
 from mogu.defenses.speaker import Speaker, Verdict
 from mogu.errors import MoguError

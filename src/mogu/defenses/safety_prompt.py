@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from mogu.chat import Conversation, Message, encode_chat
+from mogu.chat import Conversation, Message, encode_chat, folded
 from mogu.defenses.base import Answer, Defense, Host, Talk
-from mogu.defenses.folding import folded
 from mogu.errors import MoguError
 
 SAFETY_PROMPT = (

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from mogu.chat import Message, encode_chat
+from mogu.chat import Message, encode_chat, folded
 from mogu.data.pairs import importance_of, opener_to, refusal_to
 from mogu.data.requests import Request
 from mogu.errors import MoguError
@@ -49,12 +49,7 @@ def _encode_tolerantly(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Me
     try:
         return encode_chat(tokenizer, messages).ids
     except MoguError:
-        turns: list[Message] = []
-        for message in messages:
-            role, text = "assistant" if message["role"] == "assistant" else "user", message["content"]
-            if turns and turns[-1]["role"] == role:
-                text = f"{turns.pop()['content']}\n\n{text}"
-            turns.append(Message(role=role, content=text))
+        turns = folded(messages)
         if turns == messages:
             raise
         return encode_chat(tokenizer, turns).ids

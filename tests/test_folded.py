@@ -1,4 +1,4 @@
-from mogu.defenses.folding import folded
+from mogu.chat import folded
 from tests.defenses.talks import assistant, system, user
 
 
