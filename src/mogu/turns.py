@@ -63,14 +63,18 @@ class TurnMarks(BaseModel):
         """Whether the prompt ends with the beginning of a reply that the caller wrote."""
         return bool(self.header) and list(ids[-len(self.header) :]) != self.header
 
-    def reply_start(self, ids: Sequence[int]) -> int:
-        """Where the reply begins, before the prompt's end if the caller has begun it.
+    def reply_starts(self, ids: Sequence[int]) -> list[int]:
+        """Where the reply may begin, before the prompt's end, if the caller has begun it; nowhere if not.
 
-        Without a header after the place where reading begins nothing says where that was: then it is the end.
+        It is one place where the header is of control tokens. One of plain text may be typed by the caller too. Line
+        breaks that an opener begins with may merge with the header's: then its last token is not asked for.
         """
         start = self.reading_start(ids)
-        headers = [place for place in _places(ids, self.header) if place >= start]
-        return headers[-1] + len(self.header) if headers else len(ids)
+        for header in (self.header, self.header[:-1]):
+            places = [place + len(header) for place in _places(ids, header) if place >= start]
+            if places:
+                return [place for place in places if place < len(ids) - (len(self.header) - len(header))]
+        return []
 
 
 def _places(ids: Sequence[int], mark: list[int]) -> list[int]:

@@ -84,3 +84,12 @@ def test_an_adapter_that_does_not_fit_leaves_the_one_under_test_in_place(tmp_pat
         pass
     state.assert_same()
     assert len(replies(host.mogu)) == 3
+
+
+def test_another_adapter_is_told_by_its_content(tmp_path, other):
+    host = tiny_host(tmp_path)
+    folder, _ = other(host)
+    first = MoguDefense(host, folder).identity
+    other(host, routed_tokens=3)
+    assert MoguDefense(host).identity == ""
+    assert first and MoguDefense(host, folder).identity not in ("", first)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mogu.defenses.base import Host
     from mogu.evaluation.sets import Sample
     from mogu.evaluation.tasks import Prompts
+    from mogu.generation import MoguModel
     from mogu.judges.endpoint import EndpointOptions
 
 ALL = "all"
@@ -156,9 +157,7 @@ def run(
     if not sets:
         raise MoguError(f"no prompt set could be read: {missing[0][1]}")
     model = open_model(folder, base, device, dtype, trust_remote_code)
-    # What is trained for one base is of no use to another.
-    trained = output / "trained" / model.config.base.fingerprint[:12]
-    host = Host(model, trained, batch_size, seed)
+    host = Host(model, output / "trained" / _trained_for(model), batch_size, seed)
     judged = "strongreject" in judged_by
     searches = [make_attack(each, host, attacker, judged=judged) for each in _names(live)] if live else []
     for attack in searches:
@@ -203,6 +202,18 @@ def run(
         tell(err, f"{len(errors)} replies are errors, the first: {errors[0].error}")
     if errors or broken or (absent and defenses != ALL):
         sys.exit(1)
+
+
+def _trained_for(model: "MoguModel") -> str:
+    """Names what defenses train: for another base, template, precision or corpus it is of no use."""
+    import hashlib
+    from importlib.metadata import version
+
+    from mogu.corpus import corpus_refusals
+
+    config = model.config
+    told = [config.base.fingerprint, config.chat_template, str(model.model.dtype), version("mogu-llm")]
+    return hashlib.sha256(repr([*told, corpus_refusals()]).encode()).hexdigest()[:12]
 
 
 def _names(text: str) -> list[str]:

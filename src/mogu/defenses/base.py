@@ -90,6 +90,11 @@ class Defense(ABC):
         self.host = host
         self.argument = argument
 
+    @property
+    def identity(self) -> str:
+        """What its replies hang on beside the host and its name: of what its argument names, the content's hash."""
+        return ""
+
     def prepare(self, progress: Progress) -> None:  # noqa: B027 - most have nothing to prepare
         """Train or load what the defense needs; what stands in ``host.work`` already is read."""
 

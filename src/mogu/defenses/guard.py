@@ -49,6 +49,11 @@ class Guard(Defense):
             )
         self._judge: _Judge | None = None
 
+    @property
+    def identity(self) -> str:
+        """The fingerprint of the guard's weights."""
+        return find_source(self.argument).fingerprint()
+
     def prepare(self, progress: Progress) -> None:
         """Load the guard, onto the base's device, unless it is.
 

@@ -32,6 +32,11 @@ class MoguDefense(Defense):
                 f"{argument} was trained with another chat template than the adapter under test: compare it alone"
             )
 
+    @property
+    def identity(self) -> str:
+        """The hash of the other adapter's configuration."""
+        return read_config(Path(self.argument)).sha256 if self.argument else ""
+
     def __enter__(self) -> Self:
         """Attach the other adapter, if there is one.
 

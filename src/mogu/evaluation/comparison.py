@@ -75,12 +75,14 @@ def compare(
     with judging(judges) as loop:
         run = _Run(host, judges, loop, max_new_tokens, folder, apart, progress)
         for spec in defenses:
+            reset_peak_memory()
+            held = peak_memory()  # without the defense
             try:
                 defense = make_defense(spec, host)
                 training = _prepare(defense, spec, host, progress)
                 with defense:
-                    own, memory = run.answers(spec, defense, sets)
-                    found, failed = run.under_attack(spec, defense, live, attacked)
+                    own, memory = run.answers(spec, defense, sets, held)
+                    found, failed = run.under_attack(spec, defense, live, attacked, held)
             except MoguError as error:
                 names = [*sets, *map(_live_set, live)]
                 missing += [(spec, name, str(error)) for name in names]
@@ -105,9 +107,9 @@ class _Run:
     progress: StepProgress
 
     def answers(
-        self, spec: str, defense: Defense, sets: Mapping[str, Prompts]
+        self, spec: str, defense: Defense, sets: Mapping[str, Prompts], held: float
     ) -> tuple[list[Row], float | None]:
-        """The rows of one defense, and the MiB that the process held at most above what it held before."""
+        """The rows of one defense, and how many MiB more than `held` the process held meanwhile at most."""
         total = sum(len(prompts.samples) for prompts in sets.values())
         done = 0
 
@@ -116,10 +118,10 @@ class _Run:
             done += replies
             self.progress(f"{spec}: replies", done, total)
 
-        logs = self.folder / "logs" / self._digest(sets, *(judge.name for judge in self.judges))
+        told = [defense.identity, *(judge.name for judge in self.judges)]
+        logs = self.folder / "logs" / self._digest(sets, *told)
         kept = logs / f"{_file_name(spec)}.memory.json"
         reset_peak_memory()
-        before = peak_memory()
         model = Model(DefendedModel(_file_name(spec), defense=defense, heard=heard), GenerateConfig())
         try:
             _, found = eval_set(
@@ -142,11 +144,16 @@ class _Run:
             reason = log.error.message if log.error else log.status
             raise MoguError(f"Inspect could not finish {spec}: {reason}")
         if done and not kept.exists():
-            write_atomic(kept, json.dumps(round(peak_memory() - before, 1)))
+            write_atomic(kept, json.dumps(round(peak_memory() - held, 1)))
         return rows, json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else None
 
     def under_attack(
-        self, spec: str, defense: Defense, attacks: Sequence[Attack], requests: Sequence[Sample]
+        self,
+        spec: str,
+        defense: Defense,
+        attacks: Sequence[Attack],
+        requests: Sequence[Sample],
+        held: float,
     ) -> tuple[list[Row], list[tuple[str, str, str]]]:
         """The rows of what each attack finds against a defense, and why some could not be made."""
         rows: list[Row] = []
@@ -154,16 +161,15 @@ class _Run:
         for attack in attacks:
             try:
                 found = self._found(spec, defense, attack, requests)
-                rows += self.answers(spec, defense, {_live_set(attack): found})[0]
+                rows += self.answers(spec, defense, {_live_set(attack): found}, held)[0]
             except MoguError as error:
                 failed.append((spec, _live_set(attack), str(error)))
         return rows, failed
 
     def _found(self, spec: str, defense: Defense, attack: Attack, requests: Sequence[Sample]) -> Prompts:
         """What an attack finds against one defense, in this run or one that was killed."""
-        digest = self._digest(
-            {"": Prompts("malicious", requests)}, json.dumps(attack.settings, sort_keys=True)
-        )
+        settings = json.dumps(attack.settings, sort_keys=True)
+        digest = self._digest({"": Prompts("malicious", requests)}, defense.identity, settings)
         found = attack.search(
             defense,
             requests,

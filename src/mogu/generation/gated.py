@@ -67,8 +67,8 @@ class GatedForwards(Forwards):
         marks, device = config.marks, self._padding.device
         self._reading = torch.tensor([marks.reading_start(row) for row in rows], device=device)
         self._begun = torch.tensor([marks.is_begun(row) for row in rows], device=device)
-        # How many of a row's last tokens are a reply that the caller has begun.
-        self._openers = [len(row) - marks.reply_start(row) for row in rows]
+        # Of each row, how many last tokens may be a reply that the caller has begun.
+        self._openers = [{len(row) - start for start in marks.reply_starts(row)} for row in rows]
         self._columns = (0, 0)  # the first and the one after the last that the forward reads
         self._hidden: dict[int, Tensor] = {}  # of the last forward, by layer
         self._unscored: list[list[Tensor]] = []  # by forward and layer, (batch, seq, features)
@@ -193,12 +193,12 @@ class GatedForwards(Forwards):
 
         What the caller writes of the reply may raise suspicion, but talks no request down.
         """
-        openers = torch.tensor(self._openers, device=self._padding.device)
-        openers = openers.repeat_interleave(batch // openers.shape[0])
+        copies = batch // len(self._openers)
         probability = self._judge(gate, batch)
-        for length in sorted({*self._openers} - {0}):
+        for length in sorted(set().union(*self._openers)):
             if self._read_to - length > self._read_from:  # else the reply began in the caller's cache
-                rows = openers == length
+                rows = torch.tensor([length in own for own in self._openers], device=probability.device)
+                rows = rows.repeat_interleave(copies)
                 probability[rows] = torch.maximum(probability, self._judge(gate, batch, length))[rows]
         return probability
 

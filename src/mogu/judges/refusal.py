@@ -104,7 +104,7 @@ def _classify(clause: str) -> _Kind:
         return _Kind.REFUSAL
     # What stands behind a refusal is what it refuses: "I can't help you rob a bank without being caught".
     evasion = _EVASION.search(clause)
-    if evasion and not _REFUSAL.search(clause[: evasion.start()]):
+    if evasion and not _REFUSAL.search(_NOT_A_REFUSAL.sub(" ", clause[: evasion.start()].rpartition(",")[2])):
         return _Kind.HANDOVER
     if _ASKS.search(clause):
         return _Kind.ASKS

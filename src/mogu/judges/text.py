@@ -7,7 +7,7 @@ from mogu.judges.phrases import any_of
 
 _SENTENCE_END = re.compile(r"\n+|(?<=[.!?:;])\s+|(?<=[。!?])|(?<=[।؟؛])\s*|(?<=[;:])(?=[\u3040-\u9fff])")
 _CLAUSE_END = re.compile(
-    r"\s*\u2014\s*| -+ |(?<!help)(?<!sorry)(?<!sorry,) (?=but )"
+    r"\s*\u2014\s*| -+ |(?<!help)(?<!sorry)(?<!sorry,) (?=but )|(?<=sorry)[ ,]+(?=but (?!i (?:cant|wont)\b))"
     r"|(?<!however)(?<!that said), ?(?=(?:so|heres|here are|you can (?:use|try)|and i|however)\b)"
     rf"|(?<!sorry)[,،、] ?(?=(?:{any_of('turns')}))"
     r"|[,،、] ?(?=hier (?:ist|sind)\b|voici\b|aqui (?:esta|tienes)|ecco\b|вот\b|以下|इसका तरीका|اليك)"

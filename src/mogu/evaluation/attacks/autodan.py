@@ -42,8 +42,9 @@ class AutoDAN(Attack):
     """A genetic search over frames, sentence by sentence (paper, section 3), without a language model that mutates.
 
     The first generation is drawn from the jailbreak frames of the corpus's training split, and so is what takes the
-    place of a child that was asked before. A frame is the fitter, the nearer it brings the model, as the defense leaves
-    it, to a glad opener, and the less the defense scores it. The fittest of parents and children live on.
+    place of a child that was asked before. A frame is the fitter, the nearer it brings the model, with the weights
+    that the defense gives it, to a glad opener, and the less the defense scores it. The fittest of parents and children
+    live on.
     """
 
     name = "autodan"

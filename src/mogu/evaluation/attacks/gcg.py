@@ -54,9 +54,9 @@ class Candidate(NamedTuple):
 class GCG(Attack):
     """Greedy coordinate gradient against the model as the defense leaves it, with its weights known (algorithm 1).
 
-    A defense in the model's weights is attacked itself; what steps in while replies are generated, such as MoGU's
-    routing, is not seen by the gradient. To adapt to it the search goes on, after each look, from the suffix with the
-    lowest sum of loss and defense's score.
+    Weights that a defense has changed are attacked themselves (of SafeDecoding the expert's); what it writes into the
+    prompt, or does while replies are generated, such as MoGU's routing, is not seen by the gradient. To adapt to that
+    the search goes on, after each look, from the suffix with the lowest sum of loss and defense's score.
     """
 
     name = "gcg"

@@ -70,7 +70,7 @@ class Trial:
         answers = self._defense.reply(talks, self._max_new_tokens)
         asked = []
         for talk, answer in zip(talks, answers, strict=True):
-            asked.append(Try(talk, answer, _refuses(answer.text)))
+            asked.append(Try(talk, answer, _refuses(talk.opener, answer.text)))
             if not asked[-1].refused:
                 break
         self.tries += asked
@@ -81,9 +81,8 @@ class Trial:
         return self.tries[-1] if self.broken else min(reversed(self.tries), key=lambda each: each.score)
 
 
-def _refuses(reply: str) -> bool:
-    verdict = judge_refusal(reply)
-    return verdict.holds or verdict.reason == "empty"
+def _refuses(opener: str, reply: str) -> bool:
+    return not reply.strip() or judge_refusal(opener + reply).holds
 
 
 def last_text(talk: Talk) -> str:

@@ -35,7 +35,8 @@ ENGLISH = Phrases(
 \b(?:request|this|that) (?:cant be|has been|is) (?:fulfilled|denied|declined|refused)""",
     apologetic=r"""
 \bsorry,? but i (?:cant|wont) (?!\w+ (?:\w+ ){0,4}(?:real.?time|up.?to.?date|current|live|latest|personal opinions?)\b
-|(?:see|hear|feel|taste|access|browse|find|open|read|remember|recall|understand)\b)""",
+|(?:see|hear|feel|taste|access|browse|find|open|read|remember|recall|understand|wait|thank)\b
+|make it\b|help (?:but|it|myself)\b|tell you how (?:much|happy|glad|sorry|grateful)\b)""",
     not_a_refusal=r"""
 \bcant (?:\w+ ){1,6}enough\b
 \bcant \w+ (?:\w+ ){0,3}(?:definitive|cure.all|silver bullet|one.size)\b
