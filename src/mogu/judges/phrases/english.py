@@ -68,6 +68,7 @@ ENGLISH = Phrases(
 \b(?:reasons? why|the (?:risks|dangers|consequences|harms|warning signs))\b|\bif you(?:re| are) struggling""",
     moral=r"""
 \b(?:something|anything) else\b|\b(?:any|other|different) (?:\w+ )?(?:questions?|topics?|requests?|tasks?)\b
+\bif (?:i|you) have misunderstood\b|\bif (?:ive|youve) misunderstood\b|\btell me what you need it for\b
 \bfeel free to\b|\blet me know\b|\bis there anything\b|\bplease (?:consider|remember|seek|reach)
 \bits (?:\w+ )?(?:important|crucial|essential|vital|never|always|not|best)\b
 \b(?:illegal|unethical|immoral|dangerous|wrong|crime|criminal|unacceptable|inappropriate|against the law)\b
