@@ -66,8 +66,7 @@ def begun_conversations() -> dict[str, list[Conversation]]:
     """Malicious requests whose reply has begun: by a caller's opener."""
     groups: dict[str, list[Conversation]] = {}
     for sample in PREFILLED.load():
-        talk = [*sample.talk.messages, Message(role="assistant", content=sample.talk.opener)]
-        groups.setdefault(f"opener {sample.kind}", []).append(talk)
+        groups.setdefault(f"opener {sample.kind}", []).append(sample.talk.conversation)
     return groups
 
 

@@ -179,6 +179,17 @@ def folded(messages: Conversation) -> list[Message]:
     return turns
 
 
+def batches_of_like_lengths(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """The places of some prompts in batches, shortest prompts first, so that little is padded.
+
+    Args:
+        prompts: token ids.
+        size: prompts of a batch at most.
+    """
+    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
 def _check_message(message: object, number: int) -> Message:
     if not isinstance(message, Mapping):
         raise MoguError(f"Message {number} is {type(message).__name__}, not an object with role and content.")

@@ -26,7 +26,7 @@ from mogu.adapter.folder import save_adapter
 from mogu.defenses.base import Host, Talk
 from mogu.defenses.self_reminder import SelfReminder
 from mogu.errors import MoguError
-from mogu.evaluation.provider import DefendedModel, as_talk
+from mogu.evaluation.provider import DefendedModel
 from mogu.generation import MoguModel
 from mogu.models import load_model
 from tests.adapter.adapters import config_of, random_adapter
@@ -194,8 +194,8 @@ def test_the_defense_hears_the_conversation_and_how_the_reply_begins(tmp_path):
     ]
     (found,) = ask_all(provider_of(echo(), tmp_path), chat, max_tokens=9)
     assert found.completion == "9|**It is**\n\n|12 degrees"
-    assert as_talk([user("a"), assistant("b"), user("c")]) == Talk([user("a"), assistant("b"), user("c")])
-    assert as_talk([user("a"), assistant("b")]) == Talk([user("a")], "b")
+    assert Talk.of([user("a"), assistant("b"), user("c")]) == Talk([user("a"), assistant("b"), user("c")])
+    assert Talk.of([user("a"), assistant("b")]) == Talk([user("a")], "b")
 
 
 def test_the_answer_says_what_the_defense_says(tmp_path):

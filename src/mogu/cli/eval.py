@@ -2,7 +2,8 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -105,25 +106,9 @@ def run(
     With --tasks it measures general capability and nothing else: the base and MoGU do the same tasks of EleutherAI's
     lm-eval harness, at most --limit rows of each. Writes capability.md and capability.json.
     """
+    opened = partial(open_model, folder, base, device, dtype, trust_remote_code)
     if tasks is not None:
-        with err.status("Reading lm-eval's tasks"):
-            try:
-                from mogu.evaluation.capability import capability, find_tasks, write_capability
-            except ModuleNotFoundError as error:
-                raise MoguError(
-                    f"{error.name} is not installed; get it with: pip install 'mogu-llm[capability]'"
-                ) from error
-            names = _names(tasks)
-            manager = find_tasks(names, include_path)
-        model = open_model(folder, base, device, dtype, trust_remote_code)
-        results = capability(model, names, manager=manager, limit=limit, batch_size=batch_size)
-        facts = {
-            "adapter": f"{folder} ({model.config.sha256[:12]})",
-            "base": Path(model.config.base.name).name,
-            "rows of each task, at most": str(limit),
-            "command": shlex.join(["mogu", *sys.argv[1:]]),
-        }
-        tell(out, write_capability(results, facts, output))
+        _capability(_names(tasks), include_path, opened, folder, output, limit, batch_size)
         return
     lowest, highest = _limits(fail_under or []), _limits(fail_over or [])
     with err.status("Starting"):
@@ -156,7 +141,7 @@ def run(
     sets, missing = _sets({"malicious": attacks, "benign": usability}, data, limit, seed)
     if not sets:
         raise MoguError(f"no prompt set could be read: {missing[0][1]}")
-    model = open_model(folder, base, device, dtype, trust_remote_code)
+    model = opened()
     host = Host(model, output / "trained" / _trained_for(model), batch_size, seed)
     judged = "strongreject" in judged_by
     searches = [make_attack(each, host, attacker, judged=judged) for each in _names(live)] if live else []
@@ -202,6 +187,30 @@ def run(
         tell(err, f"{len(errors)} replies are errors, the first: {errors[0].error}")
     if errors or broken or (absent and defenses != ALL):
         sys.exit(1)
+
+
+def _capability(
+    tasks: list[str],
+    include_path: Path | None,
+    opened: "Callable[[], MoguModel]",
+    folder: Path,
+    output: Path,
+    limit: int,
+    batch_size: int,
+) -> None:
+    """Let the base and MoGU do tasks of lm-eval, and write what they reach; names are checked first."""
+    with err.status("Reading lm-eval's tasks"):
+        try:
+            from mogu.evaluation.capability import capability, find_tasks, write_capability
+        except ModuleNotFoundError as error:
+            raise MoguError(
+                f"{error.name} is not installed; get it with: pip install 'mogu-llm[capability]'"
+            ) from error
+        manager = find_tasks(tasks, include_path)
+    model = opened()
+    results = capability(model, tasks, manager=manager, limit=limit, batch_size=batch_size)
+    facts = _whose(folder, model) | {"rows of each task, at most": str(limit), "command": _command()}
+    tell(out, write_capability(results, facts, output))
 
 
 def _trained_for(model: "MoguModel") -> str:
@@ -297,8 +306,7 @@ def _facts(folder: Path, host: "Host", limit: int, max_new_tokens: int, seed: in
     import torch
 
     return {
-        "adapter": f"{folder} ({host.mogu.config.sha256[:12]})",
-        "base": Path(host.mogu.config.base.name).name,
+        **_whose(folder, host.mogu),
         "prompts of each set, at most": str(limit),
         "new tokens, at most": str(max_new_tokens),
         "decoding": "greedy",
@@ -309,5 +317,14 @@ def _facts(folder: Path, host: "Host", limit: int, max_new_tokens: int, seed: in
             f"{name} {version(name)}" for name in ("mogu-llm", "torch", "transformers", "peft", "inspect-ai")
         ),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "command": shlex.join(["mogu", *sys.argv[1:]]),
+        "command": _command(),
     }
+
+
+def _whose(folder: Path, model: "MoguModel") -> dict[str, str]:
+    config = model.config
+    return {"adapter": f"{folder} ({config.sha256[:12]})", "base": Path(config.base.name).name}
+
+
+def _command() -> str:
+    return shlex.join(["mogu", *sys.argv[1:]])

@@ -67,10 +67,10 @@ def run(
     settings = merge_settings(TrainingSettings.preset(preset), file=config, assignments=given)
     with err.status("Starting"):
         from mogu.adapter.folder import CONFIG_FILE
-        from mogu.training.pipeline import train
+        from mogu.training.pipeline import train, unfinished_work
     # With unfinished work beside it, this goes on with a training that was allowed to replace the adapter.
-    unfinished = output.absolute().with_name(f"{output.name}.training").exists()
-    if (output / CONFIG_FILE).exists() and not (overwrite or unfinished):
+    going_on = unfinished_work(output.absolute()).exists()
+    if (output / CONFIG_FILE).exists() and not (overwrite or going_on):
         raise MoguError(
             f"{output} holds an adapter (mogu info {output} shows which); "
             "choose another --output, or give --overwrite to replace it"

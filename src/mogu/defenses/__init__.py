@@ -1,7 +1,5 @@
 """Defenses by name, and how one is made. A new one is one file and one line here."""
 
-from difflib import get_close_matches
-
 from mogu.defenses.base import Defense, Host
 from mogu.defenses.detect_input import DetectInput
 from mogu.defenses.gate_refusal import GateRefusal
@@ -16,7 +14,7 @@ from mogu.defenses.self_examine import SelfExamine
 from mogu.defenses.self_reminder import SelfReminder
 from mogu.defenses.sft import SupervisedFinetuning
 from mogu.defenses.steering import RefusalSteering
-from mogu.errors import MoguError
+from mogu.errors import no_such
 
 DEFENSES: dict[str, type[Defense]] = {
     "none": NoDefense,
@@ -44,9 +42,7 @@ def defense_of(spec: str) -> type[Defense]:
     """
     name = spec.partition(":")[0]
     if name not in DEFENSES:
-        near = get_close_matches(name, DEFENSES, n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise MoguError(f"There is no defense '{name}'.{hint} There are: {', '.join(DEFENSES)}.")
+        raise no_such("defense", name, DEFENSES)
     return DEFENSES[name]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
-from mogu.chat import Conversation
+from mogu.chat import Conversation, Message
 from mogu.generation import MoguModel
 
 Progress = Callable[[int, int], None]
@@ -23,6 +23,19 @@ class Talk(NamedTuple):
 
     messages: Conversation
     opener: str = ""
+
+    @classmethod
+    def of(cls, conversation: Conversation) -> Self:
+        """The talk of a conversation: an assistant's last turn is how the reply begins."""
+        *before, last = conversation
+        begun = last["role"] == "assistant" and bool(before)
+        return cls(before, last["content"]) if begun else cls([*conversation])
+
+    @property
+    def conversation(self) -> list[Message]:
+        """The messages, and as an assistant's last turn how the reply begins, if the caller has begun it."""
+        begun = [Message(role="assistant", content=self.opener)] if self.opener else []
+        return [*self.messages, *begun]
 
 
 @dataclass(frozen=True)

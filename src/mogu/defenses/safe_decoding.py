@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from mogu.chat import batch_left_pad, encode_chat
+from mogu.chat import batch_left_pad, batches_of_like_lengths, encode_chat
 from mogu.defenses.base import Answer, Defense, Host, Progress, Talk
 from mogu.defenses.examples import refusal_examples
 from mogu.defenses.finetune import train_lora, with_lora
-from mogu.generation.reply import written_length
-from mogu.training.loop import batches_of
+from mogu.generation.reply import end_and_pad_ids, written_length
 
 
 class SafeDecoding(Defense):
@@ -58,18 +57,15 @@ class SafeDecoding(Defense):
     def reply(self, talks: Sequence[Talk], max_new_tokens: int) -> list[Answer]:
         """Answer in batches of like lengths; flagged are replies that begin with other tokens than the base's."""
         prompts = [encode_chat(self.host.mogu.tokenizer, talk.messages, talk.opener).ids for talk in talks]
-        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
         answers: dict[int, Answer] = {}
-        for rows in batches_of(order, self.host.batch_size):
+        for rows in batches_of_like_lengths(prompts, self.host.batch_size):
             written = self._answer([prompts[row] for row in rows], max_new_tokens)
             answers.update(zip(rows, written, strict=True))
         return [answers[row] for row in range(len(talks))]
 
     def _answer(self, prompts: list[list[int]], max_new_tokens: int) -> list[Answer]:
         mogu = self.host.mogu
-        config, tokenizer = mogu.model.generation_config, mogu.tokenizer
-        end = tokenizer.eos_token_id if config.eos_token_id is None else config.eos_token_id
-        pad = tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
+        end, pad = end_and_pad_ids(mogu.model.generation_config, mogu.tokenizer)
         ids, mask = (tensor.to(mogu.model.device) for tensor in batch_left_pad(prompts, pad))
         width = ids.shape[1]
         text_config = mogu.model.config.get_text_config(decoder=True)
@@ -103,8 +99,8 @@ class SafeDecoding(Defense):
         answers = []
         for row, steps in zip(ids[:, width:].tolist(), changed.tolist(), strict=True):
             # A row may have ended among the first tokens: what was written behind its end is cut off.
-            length = written_length(row, end if isinstance(end, list) else [end], pad)
-            text = str(tokenizer.decode(row[:length], skip_special_tokens=True))
+            length = written_length(row, end, pad)
+            text = str(mogu.tokenizer.decode(row[:length], skip_special_tokens=True))
             answers.append(Answer(text, length, flagged=any(steps[:length])))
         return answers
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mogu.chat import Message, batch_left_pad, encode_chat
+from mogu.chat import Message, batch_left_pad, batches_of_like_lengths, encode_chat
 from mogu.generation import MoguModel
-from mogu.generation.reply import written_length
+from mogu.generation.reply import end_and_pad_ids, written_length
 
 LOOKED_AT = 4
 """How many tokens of a reply may come up to the word that is looked for: line breaks, "Safety:"."""
@@ -55,10 +55,7 @@ class Speaker:
         self.tokenizer = tokenizer
         self._device = model.device
         self._generate: Any = model.generate if generate is None else generate
-        config = model.generation_config
-        end = tokenizer.eos_token_id if config.eos_token_id is None else config.eos_token_id
-        self._ends = end if isinstance(end, list) else [end]
-        self._pad = tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
+        self._ends, self._pad = end_and_pad_ids(model.generation_config, tokenizer)
 
     @classmethod
     def base_of(cls, mogu: MoguModel) -> "Speaker":
@@ -103,9 +100,7 @@ class Speaker:
     def _batches(
         self, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int, **settings: Any
     ) -> Iterator[_Batch]:
-        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        for rows in batches_of_like_lengths(prompts, batch_size):
             ids, mask = batch_left_pad([prompts[row] for row in rows], self._pad)
             output = self._generate(
                 ids.to(self._device),

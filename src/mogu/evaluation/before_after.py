@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from mogu.chat import Conversation, Message, batch_left_pad, encode_chat
+from mogu.chat import Conversation, Message, batch_left_pad, batches_of_like_lengths, encode_chat
+from mogu.defenses.base import Talk
 from mogu.files import read_grown_jsonl
 from mogu.generation import Mode, MoguModel
 from mogu.judges.refusal import RefusalVerdict, judge_refusal
@@ -42,7 +43,7 @@ class ReplyRow:
     @property
     def prompt(self) -> str:
         """The last turn that waits for a reply."""
-        return _begun(self.messages)[0][-1]["content"]
+        return Talk.of(self.messages).messages[-1]["content"]
 
     @cached_property
     def verdict(self) -> RefusalVerdict:
@@ -86,7 +87,7 @@ def answer(
         )
         for start in range(0, len(todo), batch_size):
             batch = todo[start : start + batch_size]
-            talks, openers = zip(*(_begun(talk) for _, _, talk in batch), strict=True)
+            talks, openers = zip(*(Talk.of(talk) for _, _, talk in batch), strict=True)
             replies = model.reply(
                 talks,
                 opener=openers,
@@ -116,11 +117,6 @@ def read_rows(
     there = _by_question(kept)
     keys = [_key(*question) for question in _questions(groups, modes)]
     return [there[key] for key in keys if key in there]
-
-
-def _begun(talk: Conversation) -> tuple[Conversation, str]:
-    """A conversation that waits for a reply, and how the reply begins."""
-    return (talk[:-1], talk[-1]["content"]) if talk[-1]["role"] == "assistant" else (talk, "")
 
 
 _Question = tuple[Mode, str, Conversation]
@@ -158,10 +154,8 @@ def first_token_divergence(
 ) -> list[float]:
     """KL(base || MoGU) of the distribution of the reply's first token, for each prompt, in nats."""
     prompts = [encode_chat(model.tokenizer, talk).ids for talk in talks]
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     divergence = [0.0] * len(prompts)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    for rows in batches_of_like_lengths(prompts, batch_size):
         ids, mask = batch_left_pad([prompts[row] for row in rows], model.tokenizer.pad_token_id)
         log_probabilities = [
             model.generate(  # type: ignore[union-attr]

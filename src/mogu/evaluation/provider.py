@@ -12,7 +12,7 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -99,7 +99,7 @@ class DefendedModel(ModelAPI):
             MoguError: If tools, sampling or several replies are asked for, or the conversation cannot be encoded.
         """
         _check(tools, config)
-        talk = as_talk([Message(role=message.role, content=message.text) for message in input])
+        talk = Talk.of([Message(role=message.role, content=message.text) for message in input])
         answer, seconds = await asyncio.wrap_future(self._batches.ask(talk, config.max_tokens or MOST_TOKENS))
         text = _until(answer.text, config.stop_seqs or [])
         output = ModelOutput.from_content(self.model_name, text)
@@ -114,12 +114,6 @@ class DefendedModel(ModelAPI):
     def close(self) -> None:
         """Leave the base as it was, and end the thread; a defense that was given stays as it is."""
         self._opened.close()
-
-
-def as_talk(messages: Sequence[Message]) -> Talk:
-    """A conversation as defenses take it: an assistant's last turn is how the reply begins."""
-    *before, last = messages
-    return Talk(before, last["content"]) if last["role"] == "assistant" and before else Talk([*messages])
 
 
 def _check(tools: list[ToolInfo], config: GenerateConfig) -> None:

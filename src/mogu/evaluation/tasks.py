@@ -24,7 +24,7 @@ from inspect_ai.solver import TaskState, generate
 
 from mogu.chat import Message
 from mogu.data.requests import Label
-from mogu.evaluation.provider import as_talk
+from mogu.defenses.base import Talk
 from mogu.evaluation.rows import Row
 from mogu.evaluation.sets import Sample
 from mogu.judges.base import Judge, Judgement
@@ -89,10 +89,7 @@ def comparison_task(
 
 
 def _chat(sample: Sample) -> list[ChatMessage]:
-    messages = [*sample.talk.messages]
-    if sample.talk.opener:
-        messages.append(Message(role="assistant", content=sample.talk.opener))
-    return [_ROLES[message["role"]](content=message["content"]) for message in messages]
+    return [_ROLES[message["role"]](content=message["content"]) for message in sample.talk.conversation]
 
 
 @contextmanager
@@ -183,5 +180,5 @@ def _row(defense: str, sample: EvalSample) -> Row:
 def _last_turns(messages: str | list[ChatMessage]) -> tuple[str, str]:
     """The last turn that waits for a reply, and how the reply begins."""
     assert not isinstance(messages, str)  # the task's samples are conversations
-    talk = as_talk([Message(role=message.role, content=message.text) for message in messages])
+    talk = Talk.of([Message(role=message.role, content=message.text) for message in messages])
     return talk.messages[-1]["content"], talk.opener

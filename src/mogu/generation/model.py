@@ -23,10 +23,10 @@ from mogu.adapter.attach import Adapter
 from mogu.adapter.config import AdapterConfig
 from mogu.adapter.folder import load_adapter, read_config
 from mogu.adapter.layer import SAFE, USABLE
-from mogu.chat import Conversation, batch_left_pad, encode_chat
+from mogu.chat import Conversation, batch_left_pad, batches_of_like_lengths, encode_chat
 from mogu.errors import MoguError
 from mogu.generation.generator import RoutedGenerator
-from mogu.generation.reply import Reply, RoutingTrace, written_length
+from mogu.generation.reply import Reply, RoutingTrace, end_and_pad_ids, written_length
 from mogu.generation.request import Handoff, Mode, RoutingRequest
 from mogu.generation.streaming import ReplyStream
 from mogu.models import load_model
@@ -174,10 +174,8 @@ class MoguModel:
             encode_chat(self.tokenizer, messages, begun).ids
             for messages, begun in zip(conversations, openers, strict=True)
         ]
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         replies: dict[int, Reply] = {}
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        for batch in batches_of_like_lengths(prompts, batch_size):
             answers = self._answer([prompts[index] for index in batch], request, settings)
             replies.update(zip(batch, answers, strict=True))
             if on_batch:
@@ -257,15 +255,12 @@ class MoguModel:
     def _reply_settings(self, max_new_tokens: int, given: dict[str, Any]) -> dict[str, Any]:
         """What is given, and where nothing is, greedy decoding and the ids that end and pad a row."""
         config = given.get("generation_config") or self.model.generation_config
+        end, pad = end_and_pad_ids(config, self.tokenizer)
         settings = {
             "max_new_tokens": max_new_tokens,
             "do_sample": bool("generation_config" in given and config.do_sample),
-            "eos_token_id": self.tokenizer.eos_token_id
-            if config.eos_token_id is None
-            else config.eos_token_id,
-            "pad_token_id": self.tokenizer.pad_token_id
-            if config.pad_token_id is None
-            else config.pad_token_id,
+            "eos_token_id": end,
+            "pad_token_id": pad,
         } | given
         if given.get("num_return_sequences", config.num_return_sequences) not in (None, 1):
             raise MoguError("num_return_sequences is not 1, but a conversation gets one reply: use generate")
@@ -279,10 +274,8 @@ class MoguModel:
         # An output object, for with beams it tells which row became which reply.
         generated = self._generator.generate(ids, mask, request, settings | {"return_dict_in_generate": True})
         width = ids.shape[1]
-        end = settings["eos_token_id"]
-        end_ids = end if isinstance(end, list) else [end]
         rows = [
-            row[: written_length(row, end_ids, settings["pad_token_id"])]
+            row[: written_length(row, settings["eos_token_id"], settings["pad_token_id"])]
             for row in generated.output.sequences[:, width:].tolist()
         ]
         # A reply's last token is written, but not read.

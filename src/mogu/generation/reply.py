@@ -3,6 +3,8 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -53,10 +55,23 @@ class RoutingTrace:
     reply_threshold: float | None = None
 
 
-def written_length(tokens: Sequence[int], end_ids: Collection[int], pad_id: int) -> int:
+EndIds = int | Collection[int] | None
+"""The id or ids that end a row, as `generate` takes them."""
+
+
+def end_and_pad_ids(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[EndIds, int]:
+    """What ends a row, and the id that pads it: a generation config's, or the tokenizer's where it has none."""
+    return (
+        tokenizer.eos_token_id if config.eos_token_id is None else config.eos_token_id,
+        tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id,
+    )
+
+
+def written_length(tokens: Sequence[int], end: EndIds, pad_id: int) -> int:
     """How many tokens of a generated row are the reply: up to its end token, without padding behind it."""
+    ends = end if isinstance(end, Collection) else (end,)
     for index, token in enumerate(tokens):
-        if token in end_ids:
+        if token in ends:
             return index + 1
     length = len(tokens)
     while length and tokens[length - 1] == pad_id:

@@ -30,6 +30,11 @@ from mogu.training.settings import TrainingSettings
 from mogu.training.token_routing import train_token_routing
 
 
+def unfinished_work(output: Path) -> Path:
+    """The folder of a training that has not come to its end, beside the adapter folder that it is to write."""
+    return output.with_name(f"{output.name}.training")
+
+
 def train(
     model: str | Path,
     output: Path,
@@ -71,7 +76,7 @@ def train(
     """
     check_target(output)
     requests = {split: _requests(split, settings, malicious, benign) for split in ("train", "validation")}
-    run = Run(output.with_name(output.name + ".training"), progress)
+    run = Run(unfinished_work(output), progress)
     with run.stage("load model") as step:
         step(0, 1)
         loaded = load_model(

@@ -5,10 +5,8 @@ What a search finds becomes one more prompt set of the defense that it was found
 judged as all others are.
 """
 
-from difflib import get_close_matches
-
 from mogu.defenses.base import Host
-from mogu.errors import MoguError
+from mogu.errors import MoguError, no_such
 from mogu.evaluation.attacks.autodan import AutoDAN
 from mogu.evaluation.attacks.base import Attack, Effort
 from mogu.evaluation.attacks.best_of_n import BestOfN
@@ -39,9 +37,7 @@ def make_attack(
     """
     name, colon, number = (part.strip() for part in spec.partition(":"))
     if name not in ATTACKS:
-        near = get_close_matches(name, ATTACKS, n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise MoguError(f"There is no attack '{name}'.{hint} There are: {', '.join(ATTACKS)}.")
+        raise no_such("attack", name, ATTACKS)
     kind = ATTACKS[name]
     if colon and not (number.isascii() and number.isdigit()):
         raise MoguError(f"'{spec}' names no budget: write {name}:{kind.default_budget}, or {name}")

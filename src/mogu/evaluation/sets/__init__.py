@@ -4,9 +4,7 @@ A defense that refuses a style refuses harmless people who write in it: every at
 benign twin. A new set is one file and one line here.
 """
 
-from difflib import get_close_matches
-
-from mogu.errors import MoguError
+from mogu.errors import MoguError, no_such
 from mogu.evaluation.sets.advbench import ADVBENCH
 from mogu.evaluation.sets.base import PromptSet, Sample
 from mogu.evaluation.sets.documents import OWN_DOCUMENTS, OWN_DOCUMENTS_BENIGN
@@ -78,9 +76,7 @@ def parse(spec: str) -> tuple[PromptSet, str | None]:
     """
     name, equals, location = (part.strip() for part in spec.partition("="))
     if name not in SETS:
-        near = get_close_matches(name, SETS, n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise MoguError(f"There is no prompt set '{name}'.{hint} There are: {', '.join(SETS)}.")
+        raise no_such("prompt set", name, SETS)
     if equals and not location:
         raise MoguError(
             f"'{spec}' names no file or folder after the equals sign. Write {name}=PATH or {name}"
