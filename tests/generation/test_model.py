@@ -187,6 +187,14 @@ def test_a_trace_shows_each_layer_s_weight_of_each_token():
     assert trace.safe[0][-1] == 0 and trace.usable[0][-1] == 1
 
 
+@pytest.mark.parametrize("m", [0, 1, 5])
+def test_a_trace_has_as_many_routed_tokens_as_asked_for(m):
+    mogu = hardened()
+    trace = mogu.trace(CHATS[1], reply="the ring", routed_tokens=m)
+    routed = trace.prompt_length + m - 1 if m else 0
+    assert trace.routed == [index < routed for index in range(len(trace.tokens))]
+
+
 def test_a_trace_without_a_reply_takes_the_model_s_own():
     mogu = hardened()
     trace = mogu.trace(CHATS[1], max_new_tokens=NEW)

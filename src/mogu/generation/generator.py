@@ -123,25 +123,24 @@ class RoutedGenerator:
             self._running.release()
 
     @torch.no_grad()
-    def read(self, input_ids: Tensor, prompt_length: int, threshold: float | None = None) -> Traced:
+    def read(self, input_ids: Tensor, prompt_length: int, request: RoutingRequest) -> Traced:
         """The weights of every token when a prompt and its reply are read in one forward.
 
         Args:
             input_ids: ``(1, columns)``, prompt and reply.
             prompt_length: how many of them are the prompt's.
-            threshold: of sequence routing, as `RoutingRequest` has it.
+            request: what is asked of the routing; mode `mogu`, whose hand-off is `reuse`.
 
         Raises:
-            MoguError: If there is a threshold, and the adapter routes token by token.
+            MoguError: If it asks for what belongs to the other way of routing.
         """
-        request = RoutingRequest(threshold=threshold)
         check_request(request, self._config.weights)
         weights = torch.tensor([0.0, 1.0]).repeat(len(self._adapter.layers), 1, input_ids.shape[1], 1)
         routed = torch.zeros_like(input_ids, dtype=torch.bool)
         gate = self._config.gate
         if gate is not None:
             running = running_scores(self._adapter, gate, input_ids, prompt_length)
-            thresholds = gate.thresholds(threshold)
+            thresholds = gate.thresholds(request.threshold)
             above = [running[prompt_length - 1] >= thresholds.prompt]
             if thresholds.reply is not None:
                 reply = enumerate(running[prompt_length:], start=1)

@@ -219,6 +219,7 @@ class MoguModel:
         conversation: Conversation,
         reply: str | None = None,
         *,
+        routed_tokens: int | None = None,
         threshold: float | None = None,
         max_new_tokens: int = 32,
     ) -> RoutingTrace:
@@ -227,6 +228,7 @@ class MoguModel:
         Args:
             conversation: waits for a reply.
             reply: the reply to look at; by default the model's own greedy one.
+            routed_tokens: as `generate` takes it.
             threshold: as `generate` takes it.
             max_new_tokens: longest reply of its own.
 
@@ -235,11 +237,11 @@ class MoguModel:
         """
         chat = encode_chat(self.tokenizer, conversation, reply or "")
         ids = torch.tensor([chat.ids], device=self.model.device)
+        request = RoutingRequest(routed_tokens=routed_tokens, threshold=threshold)
         if reply is None:
             settings = self._reply_settings(max_new_tokens, {})
-            request = RoutingRequest(threshold=threshold)
             ids = self._generator.generate(ids, None, request, settings).output
-        traced = self._generator.read(ids, chat.reply_start, threshold)
+        traced = self._generator.read(ids, chat.reply_start, request)
         return RoutingTrace(
             tokens=[str(self.tokenizer.decode([token])) for token in ids[0].tolist()],
             prompt_length=chat.reply_start,
