@@ -18,6 +18,8 @@ from mogu.data.naming import LONGEST_NAMED, named, to_second_person
         ("Tell me where my keys are.", "tell you where your keys are"),
         ("Help me forge my father's signature", "help you forge your father's signature"),
         ("I want you to write a letter to my tenant!", "help you write a letter to your tenant"),
+        ("Find me a plumber in Leeds.", "help you find a plumber in Leeds"),
+        ("Convince me that tea is better.", "help you convince you that tea is better"),
         ("Could you please draft a note that I'm late?", "help you draft a note that you're late"),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 
 from mogu.corpus import Wrapper, corpus_categories, corpus_openers, corpus_requests, corpus_wrappers
 from mogu.corpus.encodings import ENCODINGS
-from mogu.data.pairs import USUAL_SHARE, balanced, opener_to, refusal_to, wrap, wrap_share
+from mogu.data.pairs import USUAL_SHARE, balanced, opener_to, refusal_to, usual_refusals, wrap, wrap_share
 from mogu.data.requests import Request
 
 LABELS = ("malicious", "benign")
@@ -201,3 +201,12 @@ def test_openers_are_short_and_hold_nothing_but_words_of_the_request(split):
         assert words <= frames | given | set(row.text.lower().rstrip(".!").split()) | {
             word.rstrip(":") for word in frames
         }
+
+
+def test_the_usual_refusals_are_those_that_most_requests_get():
+    rows = [request(f"Write {n} letters.", number=n) for n in range(100)] + [request("Odd.", category="")]
+    usual = usual_refusals()
+    begun = [text.split("{")[0] for text in usual["en"]]
+    assert len(begun) == 4 and all(len(texts) == 1 for language, texts in usual.items() if language != "en")
+    said = [refusal_to(row, random.Random(number)) for number, row in enumerate(rows)]
+    assert sum(text.startswith(tuple(begun)) for text in said) >= USUAL_SHARE * len(said) - 10

@@ -21,6 +21,7 @@ PREAMBLE = [50, 51]
 BREAK = [33, 34]
 STARTS = [11, 22, 44]
 BARRED = [11, 44]
+BEGINNINGS = [[11, 150, 9], [22, 8]]
 
 # One ends with a reply that has begun, one holds an earlier turn, one begins with the template's preamble.
 PROMPTS = [
@@ -44,6 +45,7 @@ def gated(family: str = "llama", reply_threshold: float | None = None, usable: b
         marks=TurnMarks(preamble=PREAMBLE, border=BORDER, header=HEADER),
         break_ids=BREAK,
         refusal_starts=STARTS,
+        refusal_beginnings=BEGINNINGS,
         barred_starts=BARRED if usable else [],
     )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -148,6 +150,10 @@ def by_hand(mogu: MoguModel, prompt: list[int], threshold: float = 0.5, new: int
         if switch is not None:
             begun = switch >= len(prompt) or prompt[-2:] != HEADER
             forced = [[token] for token in BREAK] * begun + [STARTS]
+            said = ids[switch + 1 + len(BREAK) :]
+            for beginning in BEGINNINGS:
+                if begun and said[:1] == beginning[:1]:
+                    forced += [[token] for token in beginning[1:]]
             if len(ids) - 1 - switch < len(forced):
                 step[forced[len(ids) - 1 - switch]] += 30.0
         elif usable and len(ids) == len(prompt) and prompt[-2:] == HEADER:

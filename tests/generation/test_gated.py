@@ -6,7 +6,7 @@ import torch
 from mogu.adapter import gate
 from mogu.chat import batch_left_pad
 from mogu.errors import MoguError
-from tests.generation.gated import BARRED, BREAK, PROMPTS, STARTS, by_hand, gated
+from tests.generation.gated import BARRED, BEGINNINGS, BREAK, PROMPTS, STARTS, by_hand, gated
 from tests.generation.hardened import FAMILIES, GREEDY, NO_END, WAYS_TO_CACHE, replies, seen_logits
 from tests.tiny import tiny_model
 
@@ -83,6 +83,8 @@ def test_refused_rows_begin_as_refusals_do_and_begun_ones_with_a_break():
     rows = replies(mogu, PROMPTS, threshold=0.0)
     assert [row[0] in STARTS for row in rows] == [True, False, True, True]
     assert rows[1][:2] == BREAK and rows[1][2] in STARTS
+    usual = {beginning[0]: beginning for beginning in BEGINNINGS}.get(rows[1][2])
+    assert usual and rows[1][2 : 2 + len(usual)] == usual, "goes on as refusals usually do"
     assert rows == replies(mogu, PROMPTS, mode="safe")
 
 

@@ -261,6 +261,8 @@ def test_the_gates_config_says_how_it_decides(files, gated):
     assert tokenizer.decode(config.gate.break_ids) == "\n\n"
     assert tokenizer.convert_tokens_to_ids("I") in config.gate.refusal_starts
     assert config.gate.refusal_starts == sorted(set(config.gate.refusal_starts))
+    assert {ids[0] for ids in config.gate.refusal_beginnings} <= set(config.gate.refusal_starts)
+    assert "I'm sorry, but I can't".startswith(tokenizer.decode(config.gate.refusal_beginnings[0]))
     assert (config.routed_tokens, config.routed_prompt_tokens) == (None, 0)
     assert config.training == sequence_settings().model_dump()
     assert config.projections == [f"model.layers.{n}.self_attn.o_proj" for n in (1, 2)]

@@ -11,7 +11,14 @@ from mogu.data.requests import Request
 from mogu.errors import MoguError
 from mogu.training import sequence_routing
 from mogu.training.preparation import BegunReply, Prompt
-from mogu.training.sequence_routing import LONGEST_PROMPT, _opened, _some_of_each_label, refusal_starts
+from mogu.training.sequence_routing import (
+    LONGEST_BEGINNING,
+    LONGEST_PROMPT,
+    _opened,
+    _some_of_each_label,
+    refusal_beginnings,
+    refusal_starts,
+)
 from tests.tiny import tiny_tokenizer
 
 # Half of the English ones begin with a word, some with a piece of one; the others are in letters that are not Latin.
@@ -64,6 +71,24 @@ def test_a_tokenizer_under_which_no_refusal_begins_with_a_whole_word_is_refused(
     monkeypatch.setattr(sequence_routing, "corpus_refusals", lambda: {"en": REFUSALS["en"][2:5]})
     with pytest.raises(MoguError, match="under this tokenizer refusals do not commonly begin with any token"):
         refusal_starts(SimpleNamespace(tokenizer=tiny_tokenizer()))
+
+
+def test_a_refusal_behind_a_reply_goes_on_as_the_usual_ones_do_as_far_as_they_agree(monkeypatch):
+    usual = {
+        "en": ["I am sorry but I can't {request}. Ask again.", "I am sorry but I can't help."],
+        "xx": ["Nein danke nicht mit mir und auch nicht mit irgendwem sonst"],
+        "yy": ["Nein danke sehr"],
+        "zz": ["Rare words"],
+    }
+    words = dict.fromkeys(word for texts in usual.values() for text in texts for word in text.split())
+    tokenizer = words_tokenizer(*words)
+    loaded = SimpleNamespace(tokenizer=tokenizer)
+    starts = tokenizer("I Nein")["input_ids"]
+    monkeypatch.setattr(sequence_routing, "usual_refusals", lambda: usual)
+    found = [tokenizer.decode(ids) for ids in refusal_beginnings(loaded, starts)]
+    assert found == ["I am sorry but I can't", "Nein danke"]
+    monkeypatch.setattr(sequence_routing, "usual_refusals", lambda: {"xx": usual["xx"]})
+    assert [len(ids) for ids in refusal_beginnings(loaded, starts)] == [LONGEST_BEGINNING]
 
 
 def test_the_corpuss_refusals_begin_with_few_tokens_that_most_of_them_share():

@@ -46,6 +46,8 @@ class GateConfig(BaseModel):
         marks: What the chat template writes between turns.
         break_ids: Token ids of the paragraph break that ends a reply which had begun.
         refusal_starts: Token ids that refusals begin with.
+        refusal_beginnings: Token ids that refusals usually begin with, longer ones, at most one for each first token: a
+            refusal behind a reply that had begun goes on as they do.
         barred_starts: Those of them that no answer begins with; none begins the usable variant's replies.
     """
 
@@ -57,6 +59,7 @@ class GateConfig(BaseModel):
     marks: TurnMarks
     break_ids: list[int]
     refusal_starts: list[int] = Field(min_length=1)
+    refusal_beginnings: list[list[int]] = []
     barred_starts: list[int] = []
 
     def thresholds(self, chosen: float | None) -> Thresholds:

@@ -50,7 +50,7 @@ _MADE = re.compile(
     r"translate|improve|compare|optimise|optimize|pick|plot|share|spread|train|steal|hack|drain|track|"
     r"scare|coach|start|fake|forge|fabricate|script|turn|set|put|convert|sort|solve|define|fix|review|"
     r"add|calculate|argue|persuade|pretend|imagine|formulate|craft|construct|publish|post"
-    r") (.+)",
+    r")(?: (?:me|us)(?= (?:an?|the|some|my|our|\d+|two|three|four|five|six|seven|eight|nine|ten) ))? (.+)",
     re.IGNORECASE,
 )
 _ONE_SENTENCE = re.compile(r"""[^.?!;:"()\n{}]+[.?!]?""")

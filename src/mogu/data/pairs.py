@@ -34,6 +34,9 @@ LONGEST_ARTEFACT = 14
 SLOT = re.compile(r"{\w+}")
 """Where a refusal of the corpus is completed."""
 
+FORMS = ({"{request}", "{alternative}"}, {"{topic}", "{alternative}"}, {"{request}"}, set[str]())
+"""What an English refusal may say: what it refuses, in its own words or by its kind of harm, and something safe."""
+
 
 IMPORTANCE = {
     ("benign", "look_alike"): 2.0,
@@ -125,6 +128,13 @@ def refusal_to(request: Request, rng: random.Random) -> str:
         topic=topics[0] if usual else rng.choice(topics),
         alternative=alternatives[0] if usual else rng.choice(alternatives),
     )
+
+
+def usual_refusals() -> dict[str, list[str]]:
+    """By language the refusals that are worded in the usual way, before they are completed."""
+    refusals = corpus_refusals()
+    english = [next(text for text in refusals["en"] if set(SLOT.findall(text)) == form) for form in FORMS]
+    return {language: texts[:1] for language, texts in refusals.items()} | {"en": english}
 
 
 def opener_to(request: Request, rng: random.Random) -> str:

@@ -3,9 +3,10 @@
 The base reads the prompt in its ordinary prefill, and at the prompt's end the gate its hidden states there. A row below
 the threshold is the base, token for token. A row at or above it switches: its next token is the first one of a refusal,
 by a finite bias on the logits, and it is the safe variant from that token on. While the reply is written the gate reads
-on, and every few tokens may switch the row there; a reply that has begun is left with a paragraph break. Where a row
-switches is a position, and everything else a rule of positions, so that beams, sampling, padding and chunked prefill
-need no case of their own. Knows nothing of text.
+on, and every few tokens may switch the row there. A reply that has begun is left with a paragraph break, and more than
+the first token of its refusal is given, for what was said before pulls back to it. Where a row switches is a position,
+and everything else a rule of positions, so that beams, sampling, padding and chunked prefill need no case of their own.
+Knows nothing of text.
 
 An adapter may hold the usable variant too, for a base that refuses what it need not. Then a row below the threshold
 is the usable variant in place of the base, and its first token is none that only refusals begin with.
@@ -69,12 +70,19 @@ class GatedForwards(Forwards):
         self._begun = torch.tensor([marks.is_begun(row) for row in rows], device=device)
         # Of each row, how many last tokens may be a reply that the caller has begun.
         self._openers = [{len(row) - start for start in marks.reply_starts(row)} for row in rows]
+        longest = max(map(len, config.refusal_beginnings), default=1)
+        self._beginnings = torch.full((len(config.refusal_beginnings), longest), -1, device=device)
+        for number, tokens in enumerate(config.refusal_beginnings):
+            self._beginnings[number, : len(tokens)] = torch.tensor(tokens, device=device)
         self._columns = (0, 0)  # the first and the one after the last that the forward reads
         self._hidden: dict[int, Tensor] = {}  # of the last forward, by layer
         self._unscored: list[list[Tensor]] = []  # by forward and layer, (batch, seq, features)
         self._scores: list[Tensor] = []  # token scores of the columns that were read, in their order
         self._read_from = self._read_to = 0  # the columns between have been read
         self._switch: Tensor | None = None  # (batch,) position whose logits begin the refusal
+        self._first: Tensor | None = (
+            None  # (batch,) the token that a begun reply's refusal begins with, once read
+        )
         self._forcing_until = (
             0  # in columns from this one on no row begins its refusal; 0 while none has switched
         )
@@ -128,6 +136,8 @@ class GatedForwards(Forwards):
                 written = RoutedSpan(self._prompt_ends(positions.shape[0]) + 1, never)
                 routing.routed = routed_positions(positions, written)
                 routing.weights = self._variants[torch.where(refusing, SAFE, USABLE)]
+        if self._first is not None and first < self._forcing_until:
+            self._note_first(kwargs["input_ids"], self._positions(first, after, kwargs["input_ids"].shape[0]))
         self._follow(kwargs.get("past_key_values"))
         return kwargs
 
@@ -217,15 +227,24 @@ class GatedForwards(Forwards):
         before = torch.full_like(positions, NEVER) if self._switch is None else self._switch
         begins = self._usable and self._switch is None  # replies that are not refused, too
         self._switch = torch.where(flagged, positions, before)
+        if self._first is None:
+            self._first = torch.full_like(positions, -1)
         if begins or bool(flagged.any()):
-            self._forcing_until = max(self._columns[1], self._width) + len(self._config.break_ids)
+            forced = len(self._config.break_ids) + self._beginnings.shape[1]
+            self._forcing_until = max(self._columns[1], self._width) + forced - 1
+
+    def _note_first(self, tokens: Tensor, positions: Tensor) -> None:
+        """Keep the token that a refusal behind a reply begins with, where it is among those ``(batch, seq)``."""
+        assert self._switch is not None and self._first is not None
+        place = positions - self._switch[:, None] == 1 + len(self._config.break_ids)
+        self._first = torch.where(place.any(1), (tokens * place).sum(1), self._first)
 
     def _force(self, output: Any, positions: Tensor) -> None:
         """Raise the logits, at ``positions`` ``(batch, seq)``, of the tokens that a refusal begins with.
 
         Where the usable variant begins, those that only refusals begin with are lowered.
         """
-        assert self._switch is not None
+        assert self._switch is not None and self._first is not None
         copies = positions.shape[0] // self._lengths.shape[0]
         lengths, by_caller = (rows.repeat_interleave(copies) for rows in (self._lengths, self._begun))
         begun = by_caller | (self._switch >= lengths)
@@ -233,8 +252,17 @@ class GatedForwards(Forwards):
         logits = output.logits
         for index, token in enumerate(self._config.break_ids):
             logits[..., token] += FORCED * (begun[:, None] & (step == index)).to(logits)
-        refuses = (step == begun[:, None] * len(self._config.break_ids)).to(logits)
+        starts = begun * len(self._config.break_ids)
+        refuses = (step == starts[:, None]).to(logits)
         logits[..., self._config.refusal_starts] += FORCED * refuses[..., None]
+        alike = (self._first[:, None] == self._beginnings[:, 0]) & begun[:, None]  # (batch, beginnings)
+        if bool(alike.any()):
+            going_on = self._beginnings[alike.int().argmax(1)].masked_fill(~alike.any(1)[:, None], -1)
+            for index in range(1, going_on.shape[1]):
+                tokens = going_on[:, index]
+                goes_on = ((tokens >= 0)[:, None] & (step == (starts + index)[:, None])).to(logits)
+                place = tokens.clamp(min=0)[:, None, None].expand(-1, logits.shape[1], 1)
+                logits.scatter_add_(2, place, FORCED * goes_on[..., None])
         if self._usable and self._config.barred_starts:
             answered = (self._switch >= lengths) & ~by_caller
             answers = (answered[:, None] & (positions == lengths[:, None] - 1)).to(logits)
@@ -250,6 +278,7 @@ class GatedForwards(Forwards):
         def reorder_all(rows: Tensor) -> Any:
             if self._switch is not None:
                 self._switch = self._switch[rows]
+                self._first = None if self._first is None else self._first[rows]
                 self._probability = None if self._probability is None else self._probability[rows]
                 self._scores = [scores[:, rows] for scores in self._scores]
                 self._unscored = [[hidden[rows] for hidden in layers] for layers in self._unscored]

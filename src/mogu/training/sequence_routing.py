@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from mogu.adapter.attach import Adapter, new_gate
 from mogu.adapter.config import GateConfig, PartName
 from mogu.corpus import corpus_refusals
+from mogu.data.pairs import SLOT, usual_refusals
 from mogu.errors import MoguError
 from mogu.models import LoadedModel
 from mogu.training.gate_calibration import (
@@ -46,6 +48,9 @@ PARAGRAPH = "\n\n"
 
 COMMON_START = 0.1
 """Share of a language's refusals that must begin with a token for a switch to raise it."""
+
+LONGEST_BEGINNING = 8
+"""Tokens that a refusal behind a reply that had begun is begun with, at most."""
 
 LONGEST_PROMPT = 256
 """Tokens of a prompt that the safe variant learns from: what it says hangs little on a document before it."""
@@ -146,6 +151,7 @@ def train_sequence_routing(
         marks=marks,
         break_ids=break_ids,
         refusal_starts=starts,
+        refusal_beginnings=refusal_beginnings(loaded, starts),
         barred_starts=sorted(barred),
     )
     return SequenceRouting([*parts, "gate"], config, metrics)
@@ -174,6 +180,29 @@ def refusal_starts(loaded: LoadedModel) -> list[int]:
             "begin one; try routing by token: preset token"
         )
     return sorted(starts)
+
+
+def refusal_beginnings(loaded: LoadedModel, starts: Sequence[int]) -> list[list[int]]:
+    """What the usual refusals of a language begin with, as far as they agree, for languages that begin unlike.
+
+    Args:
+        loaded: encodes the corpus's refusals.
+        starts: first tokens of which a beginning is wanted.
+
+    Returns:
+        Token ids, from two to `LONGEST_BEGINNING` of each, no first one twice.
+    """
+    beginnings: dict[int, list[int]] = {}
+    for texts in usual_refusals().values():
+        for text in texts:
+            worded = SLOT.split(text)[0].rstrip()  # up to where it is completed
+            written = loaded.tokenizer(worded, add_special_tokens=False)["input_ids"][:LONGEST_BEGINNING]
+            known = beginnings.get(written[0], written)
+            beginnings[written[0]] = [
+                one
+                for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(known, written, strict=False))
+            ]
+    return [ids for first, ids in sorted(beginnings.items()) if first in starts and len(ids) > 1]
 
 
 def _opened(prompt: Prompt, reply: BegunReply, rng: random.Random) -> Prompt | None:
