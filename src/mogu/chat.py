@@ -97,6 +97,22 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Conversation, open
     return EncodedChat(ids=encoding.ids, reply_start=spans.pop().start, spans=spans)
 
 
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokenises a text that no template has written, as the tokenizer does; typed control tokens are text.
+
+    Raises:
+        MoguError: The text holds half a surrogate pair, or the tokenizer cannot be used.
+    """
+    encoding = _encoder(tokenizer).backend.encode(_check_text(text, "The text"), add_special_tokens=False)
+    around = tokenizer.backend_tokenizer.post_processor
+    return list((around.process(encoding) if around else encoding).ids)
+
+
+def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The ids of the control tokens, which only a template writes."""
+    return _encoder(tokenizer).control_ids
+
+
 def as_conversation(row: Mapping[str, Any]) -> list[Message]:
     """Reads a row that holds either `prompt` (a text) or `messages` (a list of turns).
 
@@ -301,6 +317,7 @@ class _Encoder:
 
     backend: Tokenizer
     aliases: dict[str, str]
+    control_ids: frozenset[int]
 
     def disguise(self, text: str) -> str:
         """Replaces the control tokens that the template wrote by their names in this tokenizer."""
@@ -354,7 +371,8 @@ def _build_encoder(tokenizer: PreTrainedTokenizerBase, template: str) -> _Encode
         ]
     if model.get("unk_token") in aliases:
         model["unk_token"] = aliases[model["unk_token"]]
-    return _Encoder(Tokenizer.from_str(json.dumps(state)), aliases)
+    ids = frozenset(token["id"] for token in added_tokens if token["content"] in aliases.values())
+    return _Encoder(Tokenizer.from_str(json.dumps(state)), aliases, ids)
 
 
 def _is_markup(token: str, template: str) -> bool:

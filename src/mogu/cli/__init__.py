@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from mogu.cli import calibrate, chat, demo, eval, generate, info, inspect, train, ui
+from mogu.cli import calibrate, chat, demo, eval, generate, info, inspect, serve, train, ui
 from mogu.cli.console import err, log_handler, tell
 from mogu.errors import MoguError
 
@@ -27,6 +27,7 @@ app.command("generate")(generate.run)
 app.command("inspect")(inspect.run)
 app.command("calibrate")(calibrate.run)
 app.command("eval")(eval.run)
+app.command("serve")(serve.run)
 app.command("ui")(ui.run)
 app.command("info")(info.run)
 app.command("demo")(demo.run)
