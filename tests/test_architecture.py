@@ -63,6 +63,7 @@ MAY_IMPORT = {
         "share",
     },
     "report": {"errors", "evaluation", "files", "share"},
+    "serving": {"adapter", "chat", "errors", "generation", "models", "report"},
 }
 
 

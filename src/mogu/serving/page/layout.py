@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from mogu.errors import MoguError
 from mogu.generation import MoguModel
-from mogu.serving.page.asking import Answers, Asker, Question
+from mogu.serving.page.asking import Asker, Question, Verdict
 from mogu.serving.page.examples import EXAMPLES
 
 # The colours of the pictures (report/templates/page.html.j2), which stand in frames on this page.
@@ -114,22 +114,23 @@ def _blocks(model: MoguModel) -> gr.Blocks:
             weights = gr.HTML()
 
         def answer(given: Mapping[Any, Any]) -> Iterator[dict[Any, Any]]:
-            shown = Answers()
-            yield {status: _status(HOW), mogu: "", base: ""}
+            explained = False
+            nothing = {mogu: "", base: "", gate: gr.HTML(visible=False), layers: gr.Accordion(visible=False)}
+            yield {status: _status(HOW), **nothing}
             try:
                 for answers in asker.ask(_question(model, given[prompt], settings, given)):
                     changes: dict[Any, Any] = {mogu: answers.mogu, base: answers.base}
-                    if answers.verdict and not shown.verdict:
+                    if answers.verdict and not explained:
                         changes |= {
-                            status: _verdict(answers),
+                            status: _verdict(answers.verdict),
                             gate: _frame(answers.gate, "The gate's probability over the words"),
-                            weights: _frame(answers.weights, "The variants' weights by layer and token"),
                             layers: gr.Accordion(visible=True),
+                            weights: _frame(answers.weights, "The variants' weights by layer and token"),
                         }
-                    shown = answers
+                        explained = True
                     yield changes
             except MoguError as error:
-                yield {status: _status(escape(str(error)))}
+                yield {status: _status(f"<b>{escape(str(error))}</b>")}
 
         asked = gr.on(
             [ask.click, prompt.submit],
@@ -187,9 +188,7 @@ def _question(
     return Question(prompt, **values)
 
 
-def _verdict(answers: Answers) -> str:
-    verdict = answers.verdict
-    assert verdict is not None
+def _verdict(verdict: Verdict) -> str:
     kind = ' class="refused"' if verdict.refused else ""
     return _status(f"<strong{kind}>{verdict.outcome}</strong> {verdict.figures}")
 
