@@ -3,6 +3,7 @@ import torch
 from lm_eval.api.instance import Instance
 
 from mogu.evaluation.mogu_lm import MoguLM
+from mogu.generation.request import RoutingRequest
 from tests.generation.gated import BREAK, HEADER, STARTS, gated
 from tests.generation.hardened import hardened
 
@@ -111,7 +112,7 @@ def test_the_gate_may_turn_a_long_continuation(look):
     mogu = gated(reply_threshold=0.0)
     pairs = [("the", LONG), ("the", " is")]
     context, continuation = encoded(mogu, *pairs[0])
-    read = mogu._generator.read(torch.tensor([context + continuation]), len(context)).running
+    read = mogu.generator.read(torch.tensor([context + continuation]), len(context), RoutingRequest()).running
     # It looks after every eighth token, and this text gives it more to suspect at each look.
     suspicion = [read[len(context) - 1], *read[len(context) + 7 :: 8]]
     assert suspicion == sorted(suspicion)

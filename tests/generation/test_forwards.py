@@ -10,7 +10,7 @@ def used_weights(mogu, prompts, **settings):
     """Token weights of a generation, and the replies."""
     ids, mask = batch_left_pad(prompts, 0)
     settings = {**GREEDY, **NO_END, "return_dict_in_generate": True, **settings}
-    output, forwards = mogu._generator.generate(ids, mask, RoutingRequest(), settings)
+    output, forwards = mogu.generator.generate(ids, mask, RoutingRequest(), settings)
     used = forwards.token_weights(output.get("beam_indices"))
     return used, output.sequences[:, ids.shape[1] :].tolist()
 
@@ -38,7 +38,7 @@ def test_the_weights_are_those_of_the_returned_sequence_read_at_once(settings, k
     copies = len(rows) // len(PROMPTS)
     for index, row in enumerate(rows):
         prompt = PROMPTS[index // copies]
-        alone = mogu._generator.read(torch.tensor([prompt + row]), len(prompt)).used
+        alone = mogu.generator.read(torch.tensor([prompt + row]), len(prompt), RoutingRequest()).used
         padding = width - len(prompt)
         seen = used.routed.shape[1] - padding
         assert not used.routed[index, :padding].any()
@@ -52,7 +52,7 @@ def test_assisted_decoding_counts_no_rejected_draft():
     mogu = hardened()
     prompt = PROMPTS[0] * 2
     used, rows = used_weights(mogu, [prompt], prompt_lookup_num_tokens=4)
-    alone = mogu._generator.read(torch.tensor([prompt + rows[0]]), len(prompt)).used
+    alone = mogu.generator.read(torch.tensor([prompt + rows[0]]), len(prompt), RoutingRequest()).used
     seen = min(used.routed.shape[1], len(prompt) + NEW)
     torch.testing.assert_close(used.weights[:, :, :seen], alone.weights[:, :, :seen], rtol=0, atol=1e-6)
 
@@ -101,7 +101,9 @@ def test_beams_that_end_early_keep_their_own_weights():
     lengths = [row.index(end) + 1 if end in row else NEW for row in rows]
     assert len(set(lengths)) > 1
     for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-        alone = mogu._generator.read(torch.tensor([PROMPTS[0] + row[:length]]), len(PROMPTS[0])).used
+        alone = mogu.generator.read(
+            torch.tensor([PROMPTS[0] + row[:length]]), len(PROMPTS[0]), RoutingRequest()
+        ).used
         read = len(PROMPTS[0]) + length - 1
         torch.testing.assert_close(
             used.weights[:, index, :read], alone.weights[:, 0, :read], rtol=0, atol=1e-6

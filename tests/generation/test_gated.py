@@ -137,7 +137,7 @@ def test_a_switch_in_mid_reply_counts_from_where_it_is():
     for threshold in torch.linspace(0.05, 0.95, 30).tolist():
         rows = [by_hand(mogu, prompt, threshold) for prompt in PROMPTS]
         assert replies(mogu, PROMPTS, threshold=threshold) == [row.tokens for row in rows]
-        generated = mogu._generator.generate(
+        generated = mogu.generator.generate(
             ids,
             mask,
             mogu_request(threshold),

@@ -6,6 +6,7 @@ prefill, drafts that are rejected, no cache at all. Knows nothing of text or of 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -49,6 +50,18 @@ class TokenWeights(NamedTuple):
         return [(row[SAFE], row[USABLE]) for row in means.tolist()]
 
 
+class RowState(NamedTuple):
+    """What the routing has made of a row so far.
+
+    Attributes:
+        score: the gate's calibrated probability, 0 to 1, the highest of its prompt and reply; None without a gate.
+        safe_from: the reply token from which on the safe variant writes it, 0 for the first; None if it does not.
+    """
+
+    score: float | None
+    safe_from: int | None
+
+
 class _Forward(NamedTuple):
     first_column: int
     routed: Tensor  # (batch, seq) bool
@@ -56,7 +69,11 @@ class _Forward(NamedTuple):
 
 
 class Forwards(ABC):
-    """A context in which hooks stand before and after each forward of the model; after it no token is routed.
+    """The routing of some rows, in one of two ways.
+
+    As a context, in which hooks stand before and after each forward of the model, whoever calls it; after it no token
+    is routed. Or for a loop of one's own, `forward` by `forward`: then rows may `join` between two of them, and those
+    that are not kept leave. Columns count the forwards of such a loop, so that a row's place among them is its own.
 
     Args:
         adapter: attached to the model that generates.
@@ -68,14 +85,18 @@ class Forwards(ABC):
         self._adapter = adapter
         self._width = attention_mask.shape[1]
         self._lengths = attention_mask.sum(1).long()
-        self._padding = self._width - self._lengths  # (rows,)
+        self._padding = self._width - self._lengths  # (rows,) columns before a row's first token
+        self._begins = [self._width] * len(
+            self._lengths
+        )  # of each row, the column that its reply begins with
+        self._column = 0  # the one that the next forward of one's own begins with
         self._given_weights = weights
         self._hooks: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
+        self._open()
         model = self._adapter.model
-        self._adapter.routing.weights = self._given_weights
-        self._hooks = [
+        self._hooks += [
             model.register_forward_pre_hook(self._before, with_kwargs=True),
             model.register_forward_hook(self._after),
         ]
@@ -84,8 +105,55 @@ class Forwards(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close()
+
+    def forward(self, **kwargs: Any) -> Any:
+        """One forward of the model, routed.
+
+        Args:
+            **kwargs: of the model: `input_ids` ``(rows, columns)``, at first the prompts, then what follows.
+
+        Returns:
+            What the model does.
+        """
+        after = self._column + kwargs["input_ids"].shape[1]
+        self._open()
+        try:
+            output = self._adapter.model(**self.before(self._column, after, kwargs))
+            self.after(output)
+        finally:
+            self._close()
+        self._column = after
+        return output
+
+    def join(self, other: Self) -> None:
+        """Take the rows of another one, which have been read apart, behind one's own.
+
+        Args:
+            other: of the same adapter, asked for the same.
+        """
+        moved = self._column - other._column
+        self._lengths = torch.cat((self._lengths, other._lengths))
+        self._padding = torch.cat((self._padding, other._padding + moved))
+        self._begins = self._begins + [begin + moved for begin in other._begins]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Leave only some rows, in this order."""
+        chosen = torch.tensor(rows, dtype=torch.int64, device=self._padding.device)
+        self._lengths, self._padding = self._lengths[chosen], self._padding[chosen]
+        self._begins = [self._begins[row] for row in rows]
+
+    @abstractmethod
+    def row_states(self) -> list[RowState]:
+        """What has become of each row."""
+
+    def _open(self) -> None:
+        self._adapter.routing.weights = self._given_weights
+
+    def _close(self) -> None:
         for hook in self._hooks:
             hook.remove()
+        self._hooks = []
         routing = self._adapter.routing
         routing.routed = routing.weights = None
 
@@ -142,13 +210,14 @@ class RoutedForwards(Forwards):
     ) -> None:
         super().__init__(adapter, attention_mask, weights)
         self._span = RoutedSpan.of_prompts(self._lengths, routed_tokens, routed_prompt_tokens)
+        self._routed_tokens = routed_tokens
         # The widest row's span as columns: known without asking the device, so that after it nothing runs.
         self._first = 0 if routed_prompt_tokens is None else self._width - routed_prompt_tokens
-        self._end = None if routed_tokens is None else self._width + routed_tokens - 1
+        self._end = self._last_end()
         self._refill = refill
         self._read: list[Tensor] = []  # token ids of the forwards so far, kept for a refill only
         self._forwards: list[_Forward] = []
-        self._column = 0
+        self._first_routed = 0
 
     def row_weights(self, columns: list[int], beam_indices: Tensor | None) -> list[tuple[float, float]]:
         """Per row the mean (safe, usable) over its routed tokens, as `TokenWeights.row_means`."""
@@ -198,18 +267,45 @@ class RoutedForwards(Forwards):
             self._adapter.routing.routed = None
         else:
             # The layers mix only the columns that the rule may route: of a prompt these are the last few.
-            self._column = max(first, self._first)
-            positions = self._positions(self._column, after, kwargs["input_ids"].shape[0])
+            self._first_routed = max(first, self._first)
+            positions = self._positions(self._first_routed, after, kwargs["input_ids"].shape[0])
             self._adapter.routing.routed = routed_positions(positions, self._span)
         return kwargs
 
     def after(self, output: Any) -> None:
-        """Keep the weights that were used."""
+        """Leave it as it is."""
+
+    def join(self, other: Self) -> None:
+        """Take the rows of another one, as `Forwards.join`."""
+        super().join(other)
+        spans = zip(self._span, other._span, strict=True)
+        self._span = RoutedSpan(*(torch.cat(bounds) for bounds in spans))
+        self._end = self._last_end()
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Leave only some rows, in this order."""
+        super().keep(rows)
+        chosen = torch.tensor(rows, dtype=torch.int64, device=self._padding.device)
+        self._span = RoutedSpan(*(bound[chosen] for bound in self._span))
+        self._end = self._last_end()
+
+    def row_states(self) -> list[RowState]:
+        """Routers neither judge nor refuse."""
+        return [RowState(None, None)] * len(self._begins)
+
+    def _last_end(self) -> int | None:
+        """The column from which on no row is routed."""
+        if self._routed_tokens is None:
+            return None
+        return max(self._begins, default=0) + self._routed_tokens - 1
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        super()._after(module, args, output)
         routed = self._adapter.routing.routed
         if routed is None or self._given_weights is not None:
             return
         if (weights := self._adapter.last_weights()) is not None:
-            self._forwards.append(_Forward(self._column, routed, weights))
+            self._forwards.append(_Forward(self._first_routed, routed, weights))
 
     def _read_again(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The same forward with everything that came before it in its input, and an empty cache."""

@@ -12,21 +12,20 @@ An adapter may hold the usable variant too, for a base that refuses what it need
 is the usable variant in place of the base, and its first token is none that only refusals begin with.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel
 
 from mogu.adapter.attach import Adapter
 from mogu.adapter.config import GateConfig, Thresholds
-from mogu.adapter.gate import Gate, looks_at
+from mogu.adapter.gate import looks_at
 from mogu.adapter.layer import SAFE, USABLE
-from mogu.generation.forwards import Forwards
+from mogu.generation.forwards import Forwards, RowState
+from mogu.generation.reading import Reading, watch
 from mogu.generation.rule import RoutedSpan, routed_positions
-from mogu.models import decoder_layers
 
 FORCED = 30.0
 """Added to the logits of the tokens that a switch begins with, in nats: all the probability, in the model's shares.
@@ -66,7 +65,11 @@ class GatedForwards(Forwards):
         self._thresholds = thresholds
         rows = [row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True)]
         marks, device = config.marks, self._padding.device
-        self._reading = torch.tensor([marks.reading_start(row) for row in rows], device=device)
+        self._reading: Reading | None = None  # None once nothing more is read
+        if thresholds is not None and adapter.gate is not None:
+            padding = self._padding.tolist()
+            starts = [marks.reading_start(row) + pad for row, pad in zip(rows, padding, strict=True)]
+            self._reading = Reading(adapter.gate, starts, device)
         self._begun = torch.tensor([marks.is_begun(row) for row in rows], device=device)
         # Of each row, how many last tokens may be a reply that the caller has begun.
         self._openers = [{len(row) - start for start in marks.reply_starts(row)} for row in rows]
@@ -75,10 +78,6 @@ class GatedForwards(Forwards):
         for number, tokens in enumerate(config.refusal_beginnings):
             self._beginnings[number, : len(tokens)] = torch.tensor(tokens, device=device)
         self._columns = (0, 0)  # the first and the one after the last that the forward reads
-        self._hidden: dict[int, Tensor] = {}  # of the last forward, by layer
-        self._unscored: list[list[Tensor]] = []  # by forward and layer, (batch, seq, features)
-        self._scores: list[Tensor] = []  # token scores of the columns that were read, in their order
-        self._read_from = self._read_to = 0  # the columns between have been read
         self._switch: Tensor | None = None  # (batch,) position whose logits begin the refusal
         self._first: Tensor | None = (
             None  # (batch,) the token that a begun reply's refusal begins with, once read
@@ -88,14 +87,59 @@ class GatedForwards(Forwards):
         )
         self._gate_hooks: list[RemovableHandle] = []
         self._probability: Tensor | None = None
+        self._states: list[RowState] | None = None  # None where they may have changed
         self._followed: Any = None
 
-    def __enter__(self) -> Self:
-        super().__enter__()
-        if self._thresholds is not None and self._adapter.gate is not None:
-            self._gate_hooks = _watch(self._adapter.model, self._adapter.gate, self._hidden)
+    def join(self, other: Self) -> None:
+        """Take the rows of another one, whose prompts have been read as one's own have."""
+        moved = self._column - other._column
+        super().join(other)
+        assert self._switch is not None and self._first is not None
+        assert other._switch is not None and other._first is not None
+        self._begun = torch.cat((self._begun, other._begun))
+        self._switch = torch.cat((self._switch, other._switch))
+        self._first = torch.cat((self._first, other._first))
+        if self._probability is not None and other._probability is not None:
+            self._probability = torch.cat((self._probability, other._probability))
+        if self._reading is not None and other._reading is not None:
+            self._reading.join(other._reading, moved)
+        if other._forcing_until:
+            self._forcing_until = max(self._forcing_until, other._forcing_until + moved)
+        self._states = None
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Leave only some rows, in this order."""
+        if all(self.row_states()[row].safe_from is None for row in rows):
+            self._forcing_until = 0
+        super().keep(rows)
+        assert self._switch is not None and self._first is not None
+        chosen = torch.tensor(rows, dtype=torch.int64, device=self._padding.device)
+        self._begun, self._switch, self._first = (
+            each[chosen] for each in (self._begun, self._switch, self._first)
+        )
+        self._probability = None if self._probability is None else self._probability[chosen]
+        if self._reading is not None:
+            self._reading.keep(rows)
+        self._states = None
+
+    def row_states(self) -> list[RowState]:
+        """What the gate has made of each row: once its prompt has been read."""
+        if self._states is None:
+            assert self._switch is not None
+            scores = [None] * len(self._begins) if self._probability is None else self._probability.tolist()
+            begins = (self._switch - self._lengths + 1).tolist()
+            never = (self._switch == NEVER).tolist()
+            self._states = [
+                RowState(score, None if base else begin)
+                for score, begin, base in zip(scores, begins, never, strict=True)
+            ]
+        return self._states
+
+    def _open(self) -> None:
+        super()._open()
+        if self._reading is not None:
+            self._gate_hooks = self._reading.watch(self._adapter.model)
             self._hooks += self._gate_hooks
-        return self
 
     def row_weights(self, columns: list[int], beam_indices: Tensor | None) -> list[tuple[float, float]]:
         """Per sequence the share of its reply that the safe variant wrote, and the share of the base.
@@ -138,36 +182,28 @@ class GatedForwards(Forwards):
                 routing.weights = self._variants[torch.where(refusing, SAFE, USABLE)]
         if self._first is not None and first < self._forcing_until:
             self._note_first(kwargs["input_ids"], self._positions(first, after, kwargs["input_ids"].shape[0]))
-        self._follow(kwargs.get("past_key_values"))
         return kwargs
 
     def after(self, output: Any) -> None:
         """Ask the gate, and begin the refusals of rows that switch."""
         batch = output.logits.shape[0]
         first, after = self._columns
-        gate, thresholds = self._adapter.gate, self._thresholds
-        if gate is None or thresholds is None:
+        reading, thresholds = self._reading, self._thresholds
+        if thresholds is None or self._adapter.gate is None:
             if self._switch is None:
                 ends = self._prompt_ends(batch)
                 self._switch_rows(torch.ones_like(ends).bool(), ends)
-        elif self._hidden and after > self._read_to:
-            self._read(gate, first, after)
-            if self._switch is None and after >= self._width:
-                self._probability = self._judge_prompts(gate, batch)
-                self._switch_rows(self._probability >= thresholds.prompt, self._prompt_ends(batch))
-                if thresholds.reply is None:
-                    self._stop_reading()
-            elif (
-                self._probability is not None
-                and thresholds.reply is not None
-                and looks_at(after - self._width)
-            ):
-                last = self._positions(after - 1, after, batch)[:, 0]
-                # What a refusal says is no news.
-                assert self._switch is not None
-                news = self._judge(gate, batch).masked_fill(self._switch != NEVER, 0)
-                self._probability = torch.maximum(self._probability, news)
-                self._switch_rows(news >= thresholds.reply, last)
+        elif reading is not None and reading.hidden and after > reading.end:
+            reading.read(first, after)
+            if self._switch is None:
+                reading.score()  # a prompt's hidden states would stay until all its chunks are read
+                if after >= self._width:
+                    self._probability = self._judge_prompts(reading, batch)
+                    self._switch_rows(self._probability >= thresholds.prompt, self._prompt_ends(batch))
+                    if thresholds.reply is None:
+                        self._stop_reading()
+            elif thresholds.reply is not None:
+                self._look(reading, thresholds.reply, after, batch)
         if self._switch is not None and max(first, self._width - 1) < self._forcing_until:
             self._force(output, self._positions(after - output.logits.shape[1], after, batch))
 
@@ -175,53 +211,41 @@ class GatedForwards(Forwards):
         """``(batch,)``, the position of each row's last prompt token."""
         return self._lengths.repeat_interleave(batch // self._lengths.shape[0]) - 1
 
-    def _read(self, gate: Gate, first: int, after: int) -> None:
-        """Take what the layers gave for the tokens of the forward that have not been read before."""
-        if self._read_to == 0:
-            self._read_from = self._read_to = first  # a cache that the caller gave holds the columns before
-        self._unscored.append([self._hidden[index][:, self._read_to - first :] for index in gate.layers])
-        self._read_to = after
-        self._hidden.clear()
-        if self._switch is None:
-            self._score(gate)  # a prompt's hidden states would stay until all its chunks are read
-
-    def _score(self, gate: Gate) -> None:
-        """Score the tokens that were read since the last time."""
-        hidden = [torch.cat(layer, dim=1) for layer in zip(*self._unscored, strict=True)]
-        self._scores.append(gate.token_scores(hidden))
-        self._unscored.clear()
-
     def _stop_reading(self) -> None:
         """Leave the layers alone from here on: every token of the reply would pay for it."""
         for hook in self._gate_hooks:
             hook.remove()
-        self._scores.clear()
-        self._unscored.clear()
+        self._reading = None
 
-    def _judge_prompts(self, gate: Gate, batch: int) -> Tensor:
+    def _judge_prompts(self, reading: Reading, batch: int) -> Tensor:
         """``(batch,)``, the higher probability of a prompt's end and of where its reply begins.
 
         What the caller writes of the reply may raise suspicion, but talks no request down.
         """
         copies = batch // len(self._openers)
-        probability = self._judge(gate, batch)
+        probability = reading.judge(range(batch))
         for length in sorted(set().union(*self._openers)):
-            if self._read_to - length > self._read_from:  # else the reply began in the caller's cache
-                rows = torch.tensor([length in own for own in self._openers], device=probability.device)
-                rows = rows.repeat_interleave(copies)
-                probability[rows] = torch.maximum(probability, self._judge(gate, batch, length))[rows]
+            if reading.holds_more_than(length):  # else the reply began in the caller's cache
+                rows = [row for row in range(batch) if length in self._openers[row // copies]]
+                probability[rows] = torch.maximum(probability[rows], reading.judge(rows, length))
         return probability
 
-    def _judge(self, gate: Gate, batch: int, left_out: int = 0) -> Tensor:
-        """``(batch,)``, the probability of each row as far as it has been read, without so many last tokens."""
-        if self._unscored:
-            self._score(gate)
-        scores = torch.cat(self._scores, dim=2)
-        self._scores = [scores]
-        start = self._reading.repeat_interleave(batch // self._reading.shape[0])
-        read = self._positions(self._read_from, self._read_to, batch) >= start[:, None]
-        read, seen = read.to(scores.device), read.shape[1] - left_out
-        return torch.sigmoid(gate(scores[:, :, :seen], read[:, :seen])).to(start.device)
+    def _look(self, reading: Reading, threshold: float, after: int, batch: int) -> None:
+        """Judge the replies that are due, and switch those that have turned harmful."""
+        assert self._switch is not None and self._probability is not None
+        copies = batch // len(self._begins)
+        due = [looks_at(after - begin) for begin in self._begins for _ in range(copies)]
+        if not any(due):
+            return
+        rows = [row for row, looks in enumerate(due) if looks]
+        news = torch.zeros_like(self._probability)
+        news[rows] = reading.judge(rows)
+        news = news.masked_fill(self._switch != NEVER, 0)  # what a refusal says is no news
+        self._probability = torch.maximum(self._probability, news)
+        last = self._positions(after - 1, after, batch)[:, 0]
+        looked_at = torch.zeros_like(self._switch, dtype=torch.bool)
+        looked_at[rows] = True
+        self._switch_rows(looked_at & (self._switch == NEVER) & (news >= threshold), last)
 
     def _switch_rows(self, flagged: Tensor, positions: Tensor) -> None:
         before = torch.full_like(positions, NEVER) if self._switch is None else self._switch
@@ -229,6 +253,7 @@ class GatedForwards(Forwards):
         self._switch = torch.where(flagged, positions, before)
         if self._first is None:
             self._first = torch.full_like(positions, -1)
+        self._states = None
         if begins or bool(flagged.any()):
             forced = len(self._config.break_ids) + self._beginnings.shape[1]
             self._forcing_until = max(self._columns[1], self._width) + forced - 1
@@ -268,6 +293,13 @@ class GatedForwards(Forwards):
             answers = (answered[:, None] & (positions == lengths[:, None] - 1)).to(logits)
             logits[..., self._config.barred_starts] -= FORCED * answers[..., None]
 
+    def _before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args, kwargs = super()._before(module, args, kwargs)
+        self._follow(kwargs.get("past_key_values"))
+        return args, kwargs
+
     def _follow(self, cache: Any) -> None:
         """Reorder the rows' state with the cache: beams move rows between two forwards."""
         if cache is None or cache is self._followed:
@@ -280,8 +312,8 @@ class GatedForwards(Forwards):
                 self._switch = self._switch[rows]
                 self._first = None if self._first is None else self._first[rows]
                 self._probability = None if self._probability is None else self._probability[rows]
-                self._scores = [scores[:, rows] for scores in self._scores]
-                self._unscored = [[hidden[rows] for hidden in layers] for layers in self._unscored]
+                if self._reading is not None:
+                    self._reading.reorder(rows)
             return reorder(rows)
 
         cache.reorder_cache = reorder_all
@@ -309,7 +341,7 @@ def running_scores(
     gate = adapter.gate
     assert gate is not None
     hidden: dict[int, Tensor] = {}
-    hooks = _watch(adapter.model, gate, hidden)
+    hooks = watch(adapter.model, gate, hidden)
     try:
         adapter.model(input_ids=input_ids, use_cache=False, logits_to_keep=1)
     finally:
@@ -322,16 +354,3 @@ def running_scores(
         read = torch.ones(1, end, dtype=torch.bool, device=scores.device)
         running.append(float(torch.sigmoid(gate(scores[:, :, :end], read))[0]))
     return running
-
-
-def _watch(model: PreTrainedModel, gate: Gate, hidden: dict[int, Tensor]) -> list[RemovableHandle]:
-    """Hooks that put what the gate's layers give into `hidden`, by the layer's index."""
-
-    def keep_at(index: int) -> Callable[[nn.Module, Any, Any], None]:
-        def keep(_: nn.Module, __: Any, output: Any) -> None:
-            hidden[index] = output[0] if isinstance(output, tuple) else output
-
-        return keep
-
-    layers = decoder_layers(model)
-    return [layers[index].register_forward_hook(keep_at(index)) for index in gate.layers]

@@ -1,5 +1,7 @@
 """transformers' own `generate`, with its forwards routed: no decoding loop here. Knows ids, no text."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -97,6 +99,42 @@ class RoutedGenerator:
         Raises:
             MoguError: If something is asked for that is not supported, or another generation is running.
         """
+        self.check(request)
+        mask = check_prompts(input_ids, attention_mask, settings.get("past_key_values") is not None)
+        model: Any = self._adapter.model
+        defaults = settings.get("generation_config") or model.generation_config
+        check_settings(settings, defaults, request.handoff, self._config.weights)
+        # The routing changes between two forwards, which a compiled model would not see.
+        settings = {**settings, "attention_mask": mask, "disable_compile": True}
+        with self.alone():
+            forwards = self.forwards(input_ids, mask, request)
+            if forwards is None:
+                return Generated(model.generate(input_ids, **settings), None)
+            with forwards:
+                return Generated(model.generate(input_ids, **settings), forwards)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """The model for one user at a time: all of its layers share one routing.
+
+        Raises:
+            MoguError: If another has it.
+        """
+        if not self._running.acquire(blocking=False):
+            raise MoguError(
+                "the model is generating already: read the stream to its end, or leave it, or close the engine, first"
+            )
+        try:
+            yield
+        finally:
+            self._running.release()
+
+    def check(self, request: RoutingRequest) -> None:
+        """See that the adapter can do what is asked.
+
+        Raises:
+            MoguError: If it cannot; the message says what can.
+        """
         config = self._config
         check_request(request, config.weights)
         needed = _NEEDED_PARTS[f"mogu by {config.weights}" if request.mode == "mogu" else request.mode]
@@ -105,22 +143,6 @@ class RoutedGenerator:
                 f"mode {request.mode!r} needs {', '.join(sorted(missing))}, which the adapter does not hold; "
                 "`mogu train --usable` and the presets of token routing train all variants"
             )
-        mask = check_prompts(input_ids, attention_mask, settings.get("past_key_values") is not None)
-        model: Any = self._adapter.model
-        defaults = settings.get("generation_config") or model.generation_config
-        check_settings(settings, defaults, request.handoff, config.weights)
-        # The routing changes between two forwards, which a compiled model would not see.
-        settings = {**settings, "attention_mask": mask, "disable_compile": True}
-        if not self._running.acquire(blocking=False):
-            raise MoguError("the model is generating already: read the stream to its end, or leave it, first")
-        try:
-            forwards = self._routed(input_ids, mask, request)
-            if forwards is None:
-                return Generated(model.generate(input_ids, **settings), None)
-            with forwards:
-                return Generated(model.generate(input_ids, **settings), forwards)
-        finally:
-            self._running.release()
 
     @torch.no_grad()
     def read(self, input_ids: Tensor, prompt_length: int, request: RoutingRequest) -> Traced:
@@ -150,7 +172,7 @@ class RoutedGenerator:
                 weights[:, routed] = torch.tensor([1.0, 0.0])
             return Traced(TokenWeights(weights, routed), running, thresholds.prompt, thresholds.reply)
         mask = torch.ones_like(input_ids[:, :prompt_length])
-        forwards = self._routed(input_ids[:, :prompt_length], mask, request)
+        forwards = self.forwards(input_ids[:, :prompt_length], mask, request)
         if isinstance(forwards, RoutedForwards):
             with forwards:
                 self._adapter.model(input_ids=input_ids, use_cache=False)
@@ -158,9 +180,16 @@ class RoutedGenerator:
                 return Traced(used)
         return Traced(TokenWeights(weights, routed))
 
-    def _routed(
+    def forwards(
         self, input_ids: Tensor, mask: Tensor, request: RoutingRequest
     ) -> RoutedForwards | GatedForwards | None:
+        """The routing of some prompts and their replies; None if the base alone answers.
+
+        Args:
+            input_ids: ``(rows, columns)``, the prompts, padded on the left.
+            mask: the same shape, 0 on padding.
+            request: what is asked of it; see `check`.
+        """
         config, mode, mask = self._config, request.mode, mask.to(self._adapter.model.device)
         m = config.routed_tokens if request.routed_tokens is None else request.routed_tokens
         if mode == "base" or (mode == "mogu" and config.weights == "token" and m == 0):

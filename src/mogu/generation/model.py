@@ -40,6 +40,7 @@ class MoguModel:
         tokenizer: pads on the left and has a chat template.
         adapter: what is attached to the model.
         config: says how many tokens are routed.
+        generator: routes the model's forwards; whoever calls it knows ids alone.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class MoguModel:
         self.tokenizer = tokenizer
         self.adapter = adapter
         self.config = config
-        self._generator = RoutedGenerator(adapter, config)
+        self.generator = RoutedGenerator(adapter, config)
 
     @classmethod
     def from_pretrained(
@@ -121,7 +122,7 @@ class MoguModel:
             MoguError: If something is asked for that is not supported, or another generation is running.
         """
         request = RoutingRequest(mode, routed_tokens, handoff, threshold)
-        output: Tensor | ModelOutput = self._generator.generate(
+        output: Tensor | ModelOutput = self.generator.generate(
             input_ids, attention_mask, request, kwargs
         ).output
         return output
@@ -240,8 +241,8 @@ class MoguModel:
         request = RoutingRequest(routed_tokens=routed_tokens, threshold=threshold)
         if reply is None:
             settings = self._reply_settings(max_new_tokens, {})
-            ids = self._generator.generate(ids, None, request, settings).output
-        traced = self._generator.read(ids, chat.reply_start, request)
+            ids = self.generator.generate(ids, None, request, settings).output
+        traced = self.generator.read(ids, chat.reply_start, request)
         return RoutingTrace(
             tokens=[str(self.tokenizer.decode([token])) for token in ids[0].tolist()],
             prompt_length=chat.reply_start,
@@ -274,7 +275,7 @@ class MoguModel:
         batch = batch_left_pad(prompts, settings["pad_token_id"])
         ids, mask = (tensor.to(self.model.device) for tensor in batch)
         # An output object, for with beams it tells which row became which reply.
-        generated = self._generator.generate(ids, mask, request, settings | {"return_dict_in_generate": True})
+        generated = self.generator.generate(ids, mask, request, settings | {"return_dict_in_generate": True})
         width = ids.shape[1]
         rows = [
             row[: written_length(row, settings["eos_token_id"], settings["pad_token_id"])]

@@ -49,6 +49,7 @@ class RowCache(Cache):
         first, joined = len(self.lengths), [width - padding for padding in paddings]
         rows, columns = first + len(joined), max(self.lengths + joined)
         for layer, read in zip(self._row_layers(), other.layers, strict=True):
+            assert isinstance(read, DynamicLayer)
             layer.make_room(rows, columns, read)
             for row, padding in enumerate(paddings, start=first):
                 layer.put(row, read, row - first, slice(padding, width))

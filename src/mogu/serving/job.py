@@ -9,6 +9,9 @@ from typing import Literal
 
 from mogu.errors import MoguError
 
+LikelyToken = tuple[str, bytes, float]
+"""Text, bytes in UTF-8 and logprob."""
+
 Finish = Literal["stop", "length", "cancelled", "error"]
 """Why a reply ended: an end token or a stop string; its longest length or the model's; the caller; a failure."""
 
@@ -56,13 +59,13 @@ class TokenLogprob:
         text: the token's own; a half character is shown as one.
         bytes: what it stands for in UTF-8, half characters too.
         logprob: in nats, of the distribution before temperature and top_p.
-        top: text, bytes and logprob of the likeliest ones, the likeliest first.
+        top: the likeliest tokens in their place, the likeliest first.
     """
 
     text: str
     bytes: bytes
     logprob: float
-    top: tuple[tuple[str, bytes, float], ...]
+    top: tuple[LikelyToken, ...]
 
 
 @dataclass(frozen=True)
