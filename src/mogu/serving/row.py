@@ -17,10 +17,10 @@ class Vocabulary:
 
     Args:
         tokenizer: the model's.
-        ends: ids that end a reply.
+        ends: ids that end a reply; None is none.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: Collection[int]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: Collection[int | None]) -> None:
         self.tokenizer = tokenizer
         self.ends = frozenset(ends)
         self._bytes = TokenBytes(tokenizer)
