@@ -22,6 +22,9 @@ answered may lose the answer."""
 SECONDS = 30.0
 """In which a body must arrive."""
 
+DIGITS = 300
+"""Of a whole number, at most."""
+
 SHOWN = 5
 """Mistakes that one answer names, at most."""
 
@@ -82,14 +85,19 @@ def parse_body(body: bytes, fields: type[Fields]) -> Fields:
         Fault: 400; it names the first few fields that are unknown, missing or wrong.
     """
     try:
+        text = body.decode("utf-8")
         values = json.loads(
-            body.decode("utf-8"), object_pairs_hook=_without_repeats, parse_constant=_no_number
+            text, object_pairs_hook=_without_repeats, parse_constant=_no_number, parse_int=_whole_number
         )
+        if "\\u" in text:
+            json.dumps(values, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         raise _no_json(f"byte {error.start} is not UTF-8") from error
+    except UnicodeEncodeError as error:
+        raise _no_json("a text holds half a surrogate pair, which is no character") from error
     except RecursionError as error:
         raise _no_json("it is nested too deeply") from error
-    except ValueError as error:  # a JSONDecodeError, or a number of thousands of digits
+    except ValueError as error:
         raise _no_json(str(error)) from error
     if not isinstance(values, dict):
         raise _no_json("it is no object: a request is {...}")
@@ -128,14 +136,17 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         raise ValueError("an object has the same key twice")
-    for key in values:
-        if not key.isascii() and any("\ud800" <= character <= "\udfff" for character in key):
-            raise ValueError("a key holds half a surrogate pair, which is no character")
     return values
 
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise ValueError(f"a number has more than {DIGITS} digits")
+    return int(digits)
 
 
 def _no_json(reason: str) -> Fault:

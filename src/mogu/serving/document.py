@@ -78,7 +78,9 @@ def describe(app: FastAPI, name: str, limits: Limits, longest: int, *, with_keys
             schemas |= chunk.pop("$defs") | {"ChatChunk": chunk}
             for fields in (ChatRequest, CompletionRequest):
                 _narrow(schemas[fields.__name__]["properties"], name, limits, longest)
-            del schema["paths"]["/v1/models/{name}"]["get"]["responses"]["422"]  # any text is a name
+            # Any text is a name.
+            del schema["paths"]["/v1/models/{name}"]["get"]["responses"]["422"]
+            del schemas["HTTPValidationError"], schemas["ValidationError"]
             if with_keys:
                 schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
                 schema["security"] = [{"key": []}]

@@ -69,6 +69,16 @@ Echo = Annotated[JsonValue, _Only("a reply does not repeat its prompt", (False,)
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+Biases = Annotated[
+    dict[TokenKey, Bias],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+        }
+    ),
+]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 StopStrings = Annotated[list[StopString], Field(max_length=16)]
 Likeliest = Annotated[int, Field(ge=0, le=20)]
@@ -90,7 +100,7 @@ class _Request(BaseModel):
 
     model: str
     frequency_penalty: Penalty | None = None
-    logit_bias: dict[TokenKey, Bias] | None = None
+    logit_bias: Biases | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Annotated[int, Field(ge=1)] | None = None
     presence_penalty: Penalty | None = None
