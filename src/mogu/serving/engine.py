@@ -1,9 +1,9 @@
 """The engine: one thread that writes the replies of many jobs at once, each as if it were alone.
 
 Rows join and leave between two forwards. A job's prompt is read apart from the running rows, and its first token is
-given out at once; then it is one more row of the next forward. Why not transformers' own continuous batching (5.19): it
-packs all rows into one of `(1, tokens)` with paged keys, where no hook can tell them apart, samples with settings of the
-whole batch but for temperature, top_k and top_p, and on a CPU lets every token attend under a mask to all rows' keys.
+given out at once; then it is one more row of the next forward. Why not transformers' own continuous batching (5.19):
+it packs all rows into one of `(1, tokens)` with paged keys, where no hook can tell them apart, samples by settings of
+the whole batch but for temperature, top_k and top_p, and on a CPU every token attends under a mask to all rows' keys.
 """
 
 import logging
@@ -135,7 +135,7 @@ class Engine:
     @property
     def state(self) -> EngineState:
         """What the engine does now; cheap, from any thread."""
-        unfinished, running = self._unfinished, len(self._rows)
+        unfinished, running = self._unfinished, sum(row.finish is None for row in self._rows)
         return self._totals._replace(running=running, waiting=max(0, unfinished - running))
 
     def start(self) -> None:
