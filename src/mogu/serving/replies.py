@@ -13,6 +13,7 @@ from typing import Protocol, Self
 
 from starlette.types import Receive
 
+from mogu.errors import MoguError
 from mogu.serving.faults import Fault
 from mogu.serving.job import Closing, Full, Piece, Sampling, Verdict
 from mogu.serving.prompts import Job
@@ -112,12 +113,13 @@ class Replies:
             for index, job in enumerate(self._jobs):
                 heard = partial(self._heard, index)
                 self._tickets.append(self._writer.submit(job.prompt, job.sampling, heard))
-        except Full as error:
+        except MoguError as error:
             self._free()
-            raise no_place(str(error), self._retry_after) from error
-        except Closing as error:
-            self._free()
-            raise Fault(503, str(error), code="closing") from error
+            if isinstance(error, Full):
+                raise no_place(str(error), self._retry_after) from error
+            if isinstance(error, Closing):
+                raise Fault(503, str(error), code="closing") from error
+            raise Fault(400, str(error), code="invalid_value") from error
         self._watcher = asyncio.create_task(self._watch())
         late = Fault(504, "The reply took longer than this server allows.", code="timeout")
         self._alarm = self._loop.call_at(self.deadline, self._end, late)
