@@ -29,8 +29,9 @@ from mogu.serving.servable import check_rows, grouped, longest_text
 
 log = logging.getLogger(__name__)
 
-MOST_PADDING = 2.0
-"""Prompts join together whose columns, padding included, are at most so many times their tokens."""
+PADDING = 32
+"""Prompts are read together with at most so many columns of padding beside half as many as they have tokens: a prompt
+that would add more waits for the next step."""
 
 
 class EngineState(NamedTuple):
@@ -135,8 +136,9 @@ class Engine:
     @property
     def state(self) -> EngineState:
         """What the engine does now; cheap, from any thread."""
-        unfinished, running = self._unfinished, sum(row.finish is None for row in self._rows)
-        return self._totals._replace(running=running, waiting=max(0, unfinished - running))
+        with self._changed:
+            waiting = len(self._queue)
+            return self._totals._replace(running=self._unfinished - waiting, waiting=waiting)
 
     def start(self) -> None:
         """Take the model and begin to serve.
@@ -265,8 +267,9 @@ class Engine:
                 if len(self._rows) + len(chosen) == self._most_rows:
                     break
                 lengths = [len(each.prompt) for each in (*chosen, row)]
-                columns = max(lengths) * len(lengths)
-                if not chosen or columns <= min(self._prompt_tokens, MOST_PADDING * sum(lengths)):
+                columns, tokens = max(lengths) * len(lengths), sum(lengths)
+                fits = columns <= self._prompt_tokens and columns - tokens <= tokens / 2 + PADDING
+                if fits or not chosen:
                     self._queue.remove(row)
                     chosen.append(row)
         return chosen

@@ -19,8 +19,8 @@ SUPPORTED = (
     "`mogu generate` and `mogu chat` take any"
 )
 
-TOLERANCE = 0.05
-"""Of a token's probability. Rows that are read together differ by rounding; a model that mixes them up, by far more."""
+TOLERANCE = 0.1
+"""Of the next token's probabilities so much may differ, summed up: by rounding, in the coarsest of numbers."""
 
 
 def longest_text(model: MoguModel) -> int:
@@ -46,23 +46,23 @@ def longest_text(model: MoguModel) -> int:
 
 
 def check_rows(model: MoguModel) -> None:
-    """See on a few tokens that a row which joins another is read as if it were alone, and the other as well.
+    """See on a few tokens that rows of unlike lengths are read as if they were alone, read together or joined later.
 
     Raises:
         MoguError: If not.
     """
-    first, second = [5, 6, 7, 8, 9], [11, 12]
+    prompts = [list(range(5, 13)), [5, 6], [7, 8, 9]]
     token = torch.tensor([10], device=model.model.device)
     request = RoutingRequest("base")
-    alone, mixed, other = (Batch(model, request) for _ in range(3))
-    for batch in (alone, mixed):
-        batch.join(batch.read([first]))
-        batch.step(token)
-    other.join(other.read([second]))
-    mixed.join(mixed.read([second]))
-    expected = torch.cat((alone.step(token), other.step(token))).softmax(-1)
-    seen = mixed.step(token.repeat(2)).softmax(-1)
-    if not bool(((seen - expected).abs() < TOLERANCE).all()):
+    alone, mixed = [], Batch(model, request)
+    for prompt in prompts:
+        single = Batch(model, request)
+        single.join(single.read([prompt]))
+        alone.append(single.step(token))
+    mixed.join(mixed.read(prompts[:2]))
+    mixed.join(mixed.read(prompts[2:]))
+    differing = (mixed.step(token.repeat(3)).softmax(-1) - torch.cat(alone).softmax(-1)).abs().sum(1) / 2
+    if not bool((differing < TOLERANCE).all()):
         kind = model.model.config.model_type
         raise MoguError(f"{kind} reads rows of unlike lengths together otherwise than alone: {SUPPORTED}")
 
