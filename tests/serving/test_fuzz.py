@@ -36,7 +36,9 @@ def test_the_server_does_what_its_document_says(case):
 
 
 FIELDS = [*ChatRequest.model_fields, *CompletionRequest.model_fields, "threshold", "", "\x00", "ü"]
-TEXTS = st.one_of(st.text(max_size=20), st.sampled_from(["user", "assistant", "system", "text", NAME, "<|im_end|>"]))
+TEXTS = st.one_of(
+    st.text(max_size=20), st.sampled_from(["user", "assistant", "system", "text", NAME, "<|im_end|>"])
+)
 VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -44,8 +46,12 @@ VALUES = st.recursive(
     | st.floats()
     | TEXTS
     | st.text(st.characters(categories=["Cs"]), min_size=1, max_size=2),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.sampled_from(["role", "content", "type", "text", "5", "include_usage"]) | TEXTS, inner),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "type", "text", "5", "include_usage"]) | TEXTS, inner
+        )
+    ),
     max_leaves=12,
 )
 REQUESTS = st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=6)
@@ -82,7 +88,9 @@ def test_any_bytes_are_read_or_refused(body, kind):
 @settings(max_examples=100, **SETTINGS)
 @given(
     body=st.lists(
-        st.sampled_from(['{"', '"', "{", "}", "[", "]", ":", ",", "NaN", "1e999", "-", "null", "\\u", "d800", "model"]),
+        st.sampled_from(
+            ['{"', '"', "{", "}", "[", "]", ":", ",", "NaN", "1e999", "-", "null", "\\u", "d800", "model"]
+        ),
         max_size=30,
     ).map("".join)
 )

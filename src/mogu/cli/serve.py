@@ -92,7 +92,7 @@ def run(
     with closing(bind(host, port, public=bool(digests) or public_without_key)) as bound, _lines(log) as lines:
         model = open_model(folder, base, device, dtype, trust_remote_code)
         engine = Engine(model, rows=rows, waiting=waiting, threshold=threshold, mode=mode)
-        served = name or f"{Path(model.config.base.name).name}-mogu"
+        served = name or f"{Path(model.config.base.name).name.removesuffix('.gguf')}-mogu"
         limits = Limits(round(max_body * MIB), max_prompt_tokens, max_new_tokens, rows, max_seconds)
         app = make_app(
             engine,
@@ -114,7 +114,15 @@ def run(
             f"{min(max_prompt_tokens or longest, longest)} tokens, replies of {max_new_tokens or longest}, "
             f"bodies of {max_body:g} MiB, {max_seconds:g} seconds",
         }
-        server = Server(app, engine, patience, ready=lambda: _show(facts, asks_key=bool(digests)))
+
+        def end() -> None:
+            if replies := engine.state.running + engine.state.waiting:
+                tell(
+                    err,
+                    f"Finishing what runs ({replies}), {patience:g} seconds at most; Ctrl-C again ends it at once.",
+                )
+
+        server = Server(app, engine, patience, lambda: _show(facts, asks_key=bool(digests)), end)
         engine.start()
         # The server's own handlers take these signals, and raise them once more when it has ended: that is no news.
         for each in (signal.SIGINT, signal.SIGTERM):

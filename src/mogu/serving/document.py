@@ -40,15 +40,23 @@ def takes(fields: type[BaseModel], body: Any) -> dict[str, Any]:
         body: the answer that is no stream.
     """
     chunk = "ChatChunk" if fields is ChatRequest else body.__name__
-    stream = {
-        "schema": {"type": "string"},
-        "description": f"Events, each a {chunk} in JSON, and [DONE] at the end; a last event may be an error.",
+    written = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"anyOf": [{"$ref": _REF.format(model=name)} for name in (chunk, "ErrorBody")]},
+        "description": "An error is the last event of replies that were cut off.",
     }
+    data = {"anyOf": [{"const": "[DONE]"}, written]}
+    event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
     content = {"application/json": {"schema": {"$ref": _REF.format(model=fields.__name__)}}}
     return {
         "openapi_extra": {"requestBody": {"required": True, "content": content}},
         "responses": {
-            200: {"model": body, "description": "The replies.", "content": {"text/event-stream": stream}},
+            200: {
+                "model": body,
+                "description": "The replies.",
+                "content": {"text/event-stream": {"itemSchema": event}},
+            },
             **errors(*_ERRORS),
         },
     }

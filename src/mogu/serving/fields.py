@@ -209,7 +209,7 @@ class ChatMessage(BaseModel):
     @model_validator(mode="after")
     def _has_text(self) -> Self:
         if self.content is None and (self.role != "assistant" or self.refusal is None):
-            raise PydanticCustomError("missing", "A message has a text as its content.")
+            raise PydanticCustomError("missing", "A message has a text.", {"field": "content"})
         return self
 
     @property
@@ -294,11 +294,12 @@ def _prompts(value: object) -> object:
 
 
 _TOKEN_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_TEXT_PROMPT = {"type": "string", "minLength": 1}
 _PROMPT_SCHEMA = {
     "anyOf": [
-        {"type": "string"},
+        _TEXT_PROMPT,
         _TOKEN_IDS,
-        {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        {"type": "array", "items": _TEXT_PROMPT, "minItems": 1},
         {"type": "array", "items": _TOKEN_IDS, "minItems": 1},
     ],
     "description": "Text, in which no control token can be typed, or token ids, none of them a control token's.",

@@ -60,10 +60,16 @@ class Server(uvicorn.Server):
         engine: closed when the server is told to stop.
         patience: seconds in which running replies may end; what runs on is cut off with an error.
         ready: called once requests are answered.
+        ending: called when the server is told to stop.
     """
 
     def __init__(
-        self, app: FastAPI, engine: Closable, patience: float, ready: Callable[[], None] = lambda: None
+        self,
+        app: FastAPI,
+        engine: Closable,
+        patience: float,
+        ready: Callable[[], None] = lambda: None,
+        ending: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -78,6 +84,7 @@ class Server(uvicorn.Server):
         self._engine = engine
         self._patience = patience
         self._ready = ready
+        self._ending = ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so."""
@@ -86,6 +93,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the engine, which ends the replies, while the connections wait for them."""
+        self._ending()
         closing = asyncio.create_task(asyncio.to_thread(self._engine.close, self._patience))
         await super().shutdown(sockets)
         self._engine.close(0)  # where the user has no patience left
