@@ -77,6 +77,27 @@ def test_the_loss_is_that_of_reply_tokens_alone(tmp_path):
     torch.testing.assert_close(found, torch.stack(losses).mean(), rtol=1e-5, atol=0)
 
 
+def test_gradients_taken_a_few_examples_at_a_time_are_those_of_the_batch(tmp_path):
+    host = tiny_host(tmp_path)
+    model, rows = host.mogu.model, rows_of(host)
+    weight = model.get_input_embeddings().weight
+    assert len(rows) > finetune.AT_ONCE
+    found = []
+    weight.requires_grad_(True)
+    try:
+        for backward in (lambda: reply_loss(model, rows), lambda: finetune._gradients_of(model, rows)):
+            loss = backward()
+            if isinstance(loss, torch.Tensor):
+                loss.backward()
+            found.append((float(torch.as_tensor(loss).detach()), weight.grad.clone()))
+            weight.grad = None
+    finally:
+        weight.requires_grad_(False)
+    (whole, of_whole), (parts, of_parts) = found
+    assert parts == pytest.approx(whole)
+    torch.testing.assert_close(of_parts, of_whole)
+
+
 def test_a_killed_training_leaves_no_folder_and_the_base_as_it_was(tmp_path):
     host, folder = tiny_host(tmp_path), tmp_path / "lora"
     state = State(host.mogu.model)

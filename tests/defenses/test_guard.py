@@ -1,4 +1,6 @@
+import gc
 import json
+import weakref
 from statistics import median
 
 import pytest
@@ -55,10 +57,9 @@ def classifier(tmp_path):
     return save
 
 
-def prepared(host, folder):
-    defense = Guard(host, str(folder))
-    defense.prepare(lambda done, total: None)
-    return defense
+def entered(host, folder):
+    """Nothing is attached to the host, so that nobody needs to leave it."""
+    return Guard(host, str(folder)).__enter__()
 
 
 def outside(talk):
@@ -77,7 +78,7 @@ def test_a_classifier_decides_by_the_most_harmful_text_of_a_conversation(
     monkeypatch.setattr(guard, "THRESHOLD", threshold)
     assert sorted(score >= threshold for score in scores) == [False, False, True]
     replies = host.base_replies(TALKS, 5)
-    assert prepared(host, folder).reply(TALKS, 5) == [
+    assert entered(host, folder).reply(TALKS, 5) == [
         Answer(REFUSAL, 0, True, pytest.approx(score, abs=1e-5))
         if score >= threshold
         else Answer(reply.text, reply.tokens, False, pytest.approx(score, abs=1e-5))
@@ -88,7 +89,7 @@ def test_a_classifier_decides_by_the_most_harmful_text_of_a_conversation(
 def test_the_name_of_a_label_decides_and_not_its_place(tmp_path, classifier):
     folder, likely = classifier(["INJECTION", "SAFE"])
     texts = ["Tell me of the sea", "Hello"]
-    answers = prepared(tiny_host(tmp_path), folder).reply([Talk([user(text)]) for text in texts], 2)
+    answers = entered(tiny_host(tmp_path), folder).reply([Talk([user(text)]) for text in texts], 2)
     assert [answer.score for answer in answers] == pytest.approx(
         [1 - likely(text) for text in texts], abs=1e-5
     )
@@ -99,7 +100,7 @@ def test_of_labels_that_may_hold_at_once_the_likeliest_harmful_one_counts(tmp_pa
     model = LlamaForSequenceClassification.from_pretrained(folder)
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([tiny_tokenizer()("Hello").input_ids])).logits[0]
-    (answer,) = prepared(tiny_host(tmp_path), folder).reply([Talk([user("Hello")])], 2)
+    (answer,) = entered(tiny_host(tmp_path), folder).reply([Talk([user("Hello")])], 2)
     assert answer.score == pytest.approx(logits[:2].max().sigmoid().item(), abs=1e-5)
 
 
@@ -107,7 +108,7 @@ def test_a_long_text_is_read_in_pieces(tmp_path, classifier):
     folder, likely = classifier(UNNAMED, max_position_embeddings=8)
     text = "abcdfgjk" + "lmpqvwxy" + "zabc"  # a token each
     pieces = ["abcdfgjk", "lmpqvwxy", "zabc"]
-    (answer,) = prepared(tiny_host(tmp_path), folder).reply([Talk([user(text)])], 2)
+    (answer,) = entered(tiny_host(tmp_path), folder).reply([Talk([user(text)])], 2)
     assert answer.score == pytest.approx(max(map(likely, pieces)), abs=1e-5)
 
 
@@ -129,7 +130,7 @@ def test_a_language_model_says_safe_or_unsafe_of_the_folded_conversation(
     monkeypatch.setattr(guard, "THRESHOLD", threshold)
     flagged = [share >= threshold for share in shares]
     assert sorted(flagged) == [False, False, True]
-    assert prepared(host, language_model).reply(TALKS, 5) == [
+    assert entered(host, language_model).reply(TALKS, 5) == [
         Answer(
             REFUSAL if held else reply.text,
             verdict.tokens + (0 if held else reply.tokens),
@@ -148,13 +149,13 @@ def test_a_guards_template_sees_turns_of_user_and_assistant_only(tmp_path, langu
     )
     (language_model / "chat_template.jinja").write_text(strict)
     talk = Talk([system("Be brief."), user("Hello"), assistant("Hi."), user("Bye"), user("Bye!")])
-    (answer,) = prepared(tiny_host(tmp_path), language_model).reply([talk], 2)
+    (answer,) = entered(tiny_host(tmp_path), language_model).reply([talk], 2)
     assert 0 < answer.score < 1
 
 
 def test_a_guards_template_that_leaves_the_texts_out_is_one_clear_error(tmp_path, language_model):
     (language_model / "chat_template.jinja").write_text("Is it safe?")
-    defense = prepared(tiny_host(tmp_path), language_model)
+    defense = entered(tiny_host(tmp_path), language_model)
     with pytest.raises(MoguError, match="leaves the conversation's texts out"):
         defense.reply(TALKS, 2)
 
@@ -171,14 +172,14 @@ def test_no_argument_is_one_clear_error(tmp_path):
 
 def test_a_wrong_path_is_one_clear_error(tmp_path):
     with pytest.raises(MoguError, match="no such file or folder: /no/such/guard") as caught:
-        prepared(tiny_host(tmp_path), "/no/such/guard")
+        entered(tiny_host(tmp_path), "/no/such/guard")
     assert "\n" not in str(caught.value)
 
 
 def test_a_classifier_whose_labels_say_nothing_is_one_clear_error(tmp_path, classifier):
     folder, _ = classifier(["cat", "dog"])
     with pytest.raises(MoguError, match="are cat, dog: a guard has"):
-        prepared(tiny_host(tmp_path), folder)
+        entered(tiny_host(tmp_path), folder)
 
 
 def test_a_classifier_without_its_head_is_one_clear_error(tmp_path, language_model):
@@ -186,20 +187,20 @@ def test_a_classifier_without_its_head_is_one_clear_error(tmp_path, language_mod
     config["architectures"] = ["LlamaForSequenceClassification"]
     (language_model / "config.json").write_text(json.dumps(config))
     with pytest.raises(MoguError, match=r"incomplete: 1 weights are not there \(score.weight\)"):
-        prepared(tiny_host(tmp_path), language_model)
+        entered(tiny_host(tmp_path), language_model)
 
 
 def test_a_config_that_is_no_json_is_one_clear_error(tmp_path, language_model):
     (language_model / "config.json").write_text("no json")
     with pytest.raises(MoguError, match=r"config\.json is no JSON"):
-        prepared(tiny_host(tmp_path), language_model)
+        entered(tiny_host(tmp_path), language_model)
 
 
 def test_a_damaged_classifier_is_one_clear_error(tmp_path, classifier):
     folder, _ = classifier(UNNAMED)
     (folder / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(MoguError, match="cannot load") as caught:
-        prepared(tiny_host(tmp_path), folder)
+        entered(tiny_host(tmp_path), folder)
     assert "\n" not in str(caught.value)
 
 
@@ -228,7 +229,23 @@ def test_labels_that_do_not_tell_harm(labels):
 
 
 @pytest.mark.parametrize("kind", ["classifier", "language_model"])
+def test_a_guard_is_in_memory_while_it_is_entered(tmp_path, request, kind):
+    made = request.getfixturevalue(kind)
+    folder = made if kind == "language_model" else made(UNNAMED)[0]
+    defense = Guard(tiny_host(tmp_path), str(folder))
+    for _ in range(2):
+        defense.prepare(lambda done, total: None)
+        assert defense._judge is None
+        with defense:
+            loaded = weakref.ref(defense._judge)
+            (first, *_) = defense.reply(TALKS, 2)
+        gc.collect()
+        assert loaded() is None
+    assert 0 < first.score < 1
+
+
+@pytest.mark.parametrize("kind", ["classifier", "language_model"])
 def test_no_talks_no_answers(tmp_path, request, kind):
     made = request.getfixturevalue(kind)
     folder = made if kind == "language_model" else made(UNNAMED)[0]
-    assert prepared(tiny_host(tmp_path), folder).reply([], 5) == []
+    assert entered(tiny_host(tmp_path), folder).reply([], 5) == []

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mogu.chat import encode_chat
-from mogu.defenses import examples, finetune
+from mogu.defenses import finetune, safe_decoding
 from mogu.defenses.finetune import with_lora
 from mogu.defenses.safe_decoding import SafeDecoding, safe_tokens
 from tests.defenses.counting import Heard
@@ -15,7 +15,7 @@ NEW = 7
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setattr(examples, "ROWS", 4)
+    monkeypatch.setattr(safe_decoding, "REFUSALS", 4)
     monkeypatch.setattr(finetune, "BATCH", 2)
 
 

@@ -14,7 +14,7 @@ def examined(host, drafts):
     """What the base says of each draft."""
     texts = [talk.opener + draft.text for talk, draft in zip(TALKS, drafts, strict=True)]
     prompts = [encode_chat(host.mogu.tokenizer, [question(text)]).ids for text in texts]
-    return Speaker.base_of(host.mogu).weigh(prompts, "yes", "no", 2)
+    return Speaker.of(host.mogu).weigh(prompts, "yes", "no", 2)
 
 
 def test_the_question_quotes_the_reply_and_asks_for_yes_or_no():

@@ -1,6 +1,6 @@
 import pytest
 
-from mogu.defenses import examples, finetune
+from mogu.defenses import examples, finetune, sft
 from mogu.defenses.sft import SupervisedFinetuning
 from tests.defenses.counting import Heard
 from tests.defenses.hosts import tiny_host
@@ -10,7 +10,8 @@ from tests.defenses.talks import TALKS
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setattr(examples, "ROWS", 4)
+    monkeypatch.setattr(sft, "REFUSALS", 4)
+    monkeypatch.setattr(sft, "BENIGN", 4)
     monkeypatch.setattr(examples, "REPLY_TOKENS", 6)
     monkeypatch.setattr(finetune, "BATCH", 2)
 
@@ -40,3 +41,13 @@ def test_another_seed_is_another_training(tmp_path):
     host.seed, heard = 1, Heard()
     SupervisedFinetuning(host).prepare(heard)
     assert heard.calls[-1] == (4, 4)
+
+
+def test_it_learns_from_both_labels_in_frames_and_without(tmp_path, monkeypatch):
+    monkeypatch.setattr(sft, "BENIGN", 40)
+    monkeypatch.setattr(sft, "WRAPPED", 0.25)
+    defense = SupervisedFinetuning(tiny_host(tmp_path))
+    malicious, benign = defense._requests("malicious", 20), defense._requests("benign", 40)
+    assert [sum(row.kind.endswith("_frame") for row in rows) for rows in (malicious, benign)] == [5, 10]
+    assert {row.kind for row in malicious} >= {"jailbreak_frame", "imperative"}
+    assert {row.kind for row in benign} >= {"jailbreak_frame", "innocent_frame", "everyday", "look_alike"}

@@ -36,7 +36,7 @@ def share(mogu, ids, words, others):
 def test_it_writes_what_generate_does(mogu, prompts):
     settings = {"mode": "base", "max_new_tokens": 6, "eos_token_id": IM_END, "pad_token_id": IM_END}
     expected = [replies(mogu, [prompt], **settings)[0] for prompt in prompts]
-    assert Speaker.base_of(mogu).write(prompts, 6, 2) == expected
+    assert Speaker.of(mogu).write(prompts, 6, 2) == expected
     assert Speaker(mogu.model, mogu.tokenizer).write(prompts, 6, 2) == expected
 
 
@@ -53,7 +53,7 @@ def test_the_words_are_compared_at_the_first_token(mogu, prompts):
     words, others = [token("y"), token("Y")], [token("n"), token("N")]
     written = replies(mogu, prompts, mode="base", max_new_tokens=4)
     assert not set(chain.from_iterable(written)) & {*words, *others}
-    verdicts = Speaker.base_of(mogu).weigh(prompts, "yes", "no", 2)
+    verdicts = Speaker.of(mogu).weigh(prompts, "yes", "no", 2)
     assert [verdict.tokens for verdict in verdicts] == [1, 1, 1]
     expected = [share(mogu, prompt, words, others) for prompt in prompts]
     assert [verdict.share for verdict in verdicts] == pytest.approx(expected, rel=1e-4)
@@ -61,7 +61,7 @@ def test_the_words_are_compared_at_the_first_token(mogu, prompts):
 
 
 def test_the_words_are_compared_where_the_reply_says_one(mogu):
-    speaker = Speaker.base_of(mogu)
+    speaker = Speaker.of(mogu)
     prompts = [[start, *range(20)] for start in range(20, 80)]
     # Without those that the tokenizer joins with the space before them: " a" is a token of its own.
     alphabet = sorted(set(ascii_lowercase) - {right for left, right in MERGES if left == "\u0120"})
@@ -84,7 +84,7 @@ def test_the_words_are_compared_where_the_reply_says_one(mogu):
 
 def test_a_token_that_begins_both_words_is_not_counted(mogu):
     # With a space before them "yes" and "no" begin with the token of that space, "singing" with that of " s".
-    speaker = Speaker.base_of(mogu)
+    speaker = Speaker.of(mogu)
     space = token(" ")
     assert speaker._beginnings("yes") & speaker._beginnings("no") == {space}
     assert speaker._beginnings("singing") == {token("s"), token("S"), token(" s"), space}

@@ -67,22 +67,22 @@ def refusing_from(strength, monkeypatch):
     monkeypatch.setattr(steering, "holds_refusal", judge)
 
 
-def test_directions_are_differences_of_means_times_the_smallest_strength_that_refuses(tmp_path, monkeypatch):
+def test_directions_are_differences_of_means_times_the_strength_that_refuses_most(tmp_path, monkeypatch):
     host, heard = gated_host(tmp_path), Heard()
     state = State(host.mogu.model)
     refusing_from(1.0, monkeypatch)
     RefusalSteering(host).prepare(heard)
     state.assert_same()
-    assert heard.calls == [(1, 3), (2, 3)]
+    assert heard.calls == [(1, 3), (2, 3), (3, 3)]
     (kept,) = tmp_path.iterdir()
     added = load_file(kept)["added"]
     assert added.shape == (2, HIDDEN)
     torch.testing.assert_close(added, directions_by_hand(host).float(), rtol=1e-4, atol=1e-5)
     RefusalSteering(host).prepare(heard)
-    assert len(heard.calls) == 2
+    assert len(heard.calls) == 3
 
 
-def test_where_most_never_refuse_the_strength_at_which_the_most_do_is_kept(tmp_path, monkeypatch):
+def test_of_equals_the_smallest_strength_is_kept(tmp_path, monkeypatch):
     host = gated_host(tmp_path)
     shares = iter([0, 0, 0, 0, 1, 1, 0, 0, 1, 0, 0, 1])
     monkeypatch.setattr(steering, "holds_refusal", lambda _: next(shares))

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import signal
+import weakref
 
 import pytest
+import torch
 
 from mogu.defenses import DEFENSES
 from mogu.defenses.base import Talk
@@ -87,7 +89,7 @@ def test_every_defense_answers_every_prompt_of_every_set(run, kinds):
     ]
     assert all(row.verdicts == {"length": {"score": len(row.opener + row.reply)}} for row in found.rows)
     assert [asked(kind) for kind in kinds.values()] == [ALL, ALL]
-    assert (found.missing, found.divergence, found.facts) == ([], {}, {})
+    assert (found.missing, found.facts) == ([], {})
     assert found.papers == {"echo": "an echo", "other": "an echo"}
     for name in kinds:
         own = [row for row in found.rows if row.defense == name]
@@ -96,7 +98,12 @@ def test_every_defense_answers_every_prompt_of_every_set(run, kinds):
         assert cost.tokens == sum(row.tokens for row in own) > 0
         assert cost.reply_seconds == pytest.approx(sum(row.seconds for row in own))
         assert cost.reply_seconds > 0 and cost.memory is not None
-        assert [step for step in steps if step[0] == f"{name}: replies"][-1] == (f"{name}: replies", ALL, ALL)
+        for step in ("replies", "verdicts"):
+            heard = [each for each in steps if each[0] == f"{name}: {step}"]
+            assert heard[-1] == (f"{name}: {step}", ALL, ALL)
+    # Nobody judges before all has been answered.
+    kinds_of_steps = [name.split(": ")[1] for name, *_ in steps]
+    assert kinds_of_steps == sorted(kinds_of_steps)
 
 
 def test_a_second_run_asks_nothing_and_gives_the_same(run, kinds):
@@ -190,15 +197,17 @@ def test_what_could_not_be_answered_or_judged_is_asked_again_by_the_next_run(run
     assert [row.error is None for row in first.rows] == [True, False, False, True]
     asked(kinds["echo"])
     # Nothing has changed: the same errors.
-    assert timeless(run("echo", sets=sets).rows) == timeless(first.rows)
-    assert set(kinds["echo"].asked) == {"wrong", "odd"}
+    judge = Length()
+    assert timeless(run("echo", sets=sets, judges=[judge]).rows) == timeless(first.rows)
+    assert (set(kinds["echo"].asked), [request for request, _ in judge.seen]) == ({"wrong"}, ["odd"])
     asked(kinds["echo"])
     monkeypatch.setattr("tests.evaluation.fakes.WRONG", "never")
     monkeypatch.setattr("tests.evaluation.fakes.ODD", "never")
     mended = run("echo", sets=sets)
-    assert set(kinds["echo"].asked) == {"wrong", "odd"} and asked(kinds["echo"]) == 2
+    assert asked(kinds["echo"]) == 1
     assert [(row.id, row.error) for row in mended.rows] == [(text, None) for text in texts]
     assert [mended.rows[0], mended.rows[3]] == [first.rows[0], first.rows[3]]
+    assert mended.rows[2].reply == first.rows[2].reply != ""
     assert run("echo", sets=sets) == mended
     assert asked(kinds["echo"]) == 0
 
@@ -252,34 +261,43 @@ def test_a_defense_is_left_when_its_run_ends_however_it_ends(run, monkeypatch):
     assert found.costs["watched"].tokens == 0
 
 
-def test_training_seconds_are_those_of_the_run_that_trained(run, host, monkeypatch):
-    clock, heard = [100.0], Heard()
-    monkeypatch.setattr("mogu.evaluation.comparison.time.perf_counter", lambda: clock[0])
+def test_training_seconds_are_those_of_all_runs_that_trained(run, host, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("mogu.evaluation.elapsed.time.perf_counter", lambda: clock[0])
 
     class Trained(Echo):
         trained = True
         asked, batches = [], []
 
         def prepare(self, progress):
-            done = self.host.work / f"trained-{self.host.seed}"
-            if not done.exists():
-                clock[0] += 12.34 + self.host.seed
-                progress(3, 3)
-                done.mkdir(parents=True)
+            for step in range(1, 4):
+                done = self.host.work / f"trained-{self.host.seed}-{step}"
+                if not done.exists():
+                    clock[0] += 4.11 + self.host.seed
+                    done.mkdir(parents=True)
+                    progress(step, 3)
+            clock[0] += 1  # what is trained is read
 
     monkeypatch.setitem(DEFENSES, "trained", Trained)
 
     def seconds(**options):
         return run("trained", **options).costs["trained"].training_seconds
 
-    assert seconds(progress=lambda step, *of: step == "trained: training" and heard(*of)) == 12.3
-    assert heard.calls == [(3, 3)]
-    assert seconds() == 12.3  # nothing was trained
-    assert seconds(max_new_tokens=8) == 12.3
+    def watched(step, *of):
+        if step == "trained: training":
+            heard(*of)
+
+    heard = Heard(stop_at=2)
+    with pytest.raises(KeyboardInterrupt):
+        seconds(progress=watched)
+    assert heard.calls == [(1, 3), (2, 3)]
+    assert seconds() == pytest.approx(2 * 4.11 + 4.11 + 1, abs=0.1)
+    assert seconds() == pytest.approx(13.3, abs=0.1)  # nothing was trained
+    assert seconds(max_new_tokens=8) == pytest.approx(13.3, abs=0.1)
     host.seed = 5  # a seed has a training of its own
-    assert seconds() == 17.3
+    assert seconds() == pytest.approx(13.3 + 15, abs=0.1)
     host.seed = 0
-    assert seconds() == 12.3
+    assert seconds() == pytest.approx(13.3, abs=0.1)
 
 
 def test_the_memory_stays_that_of_the_run_that_asked(run, kinds, tmp_path):
@@ -292,19 +310,22 @@ def test_the_memory_stays_that_of_the_run_that_asked(run, kinds, tmp_path):
     assert run("echo").costs["echo"].memory is None  # nothing was asked: it is unknown
 
 
-def test_the_divergence_is_measured_of_mogu_only_and_on_benign_prompts_without_openers(run, host):
+def test_the_divergence_is_that_of_first_tokens_after_benign_prompts_without_openers(run, host):
     benign = [*SETS["good"].samples, Sample("3", Talk([user("Name an ant")], "Sure"))]
-    begun = Prompts("benign", benign[2:])
-    sets = {"bad": SETS["bad"], "good": Prompts("benign", benign), "begun": begun}
-    judges = make_judges(["refusal"])
-    steps = []
-    found = run(
-        "mogu", "none", sets=sets, judges=judges, max_new_tokens=3, progress=lambda *each: steps.append(each)
-    )
+    sets = {
+        "bad": SETS["bad"],
+        "good": Prompts("benign", benign),
+        "begun": Prompts("benign", benign[2:]),
+    }
+    settings = {"sets": sets, "judges": make_judges(["refusal"]), "max_new_tokens": 3}
+    found = run("mogu", "self_examine", "none", **settings).divergence
     values = first_token_divergence(host.mogu, [sample.talk.messages for sample in benign[:2]], 2)
-    assert found.divergence == {"mogu": {"good": pytest.approx(sum(values) / 2)}}
-    assert ("first tokens", 2, 2) in steps
-    assert run("none", sets=sets, judges=make_judges(["refusal"]), max_new_tokens=3).divergence == {}
+    assert list(found) == ["mogu", "self_examine", "none"]
+    assert found["mogu"] == {"good": pytest.approx(sum(values) / 2)}
+    assert found["none"] == {"good": 0.0}
+    assert "a fixed sentence replies" in found["self_examine"]
+    host.first_logits = None  # it is kept
+    assert run("mogu", "none", "self_examine", **settings).divergence == found
 
 
 def test_replies_and_verdicts_are_those_of_defense_and_judge(run, host):
@@ -341,3 +362,45 @@ def test_a_judge_lives_in_one_event_loop_over_all_defenses_and_is_closed_there(r
     assert [row.error for row in found.rows] == [None] * 20
     assert len(judge.loops) == 1 and judge.closed == list(judge.loops)
     assert judge.closed[0].is_closed()
+
+
+def test_a_killed_judging_asks_again_only_what_has_no_verdict(run, kinds, tmp_path):
+    class Dies(Length):
+        async def judge(self, request, reply):
+            if len(self.seen) == 6:
+                raise KeyboardInterrupt
+            return await super().judge(request, reply)
+
+    sets = {"many": many(10)}
+    with pytest.raises(KeyboardInterrupt):
+        run("echo", sets=sets, judges=[Dies()])
+    (kept,) = (tmp_path / "out").rglob("verdicts.jsonl")
+    with kept.open("a") as file:
+        file.write('{"key": "cut o')
+    asked(kinds["echo"])
+    judge = Length()
+    found = run("echo", sets=sets, judges=[judge])
+    assert (asked(kinds["echo"]), len(judge.seen)) == (0, 4)
+    assert [row.verdicts["length"]["score"] for row in found.rows] == [len(row.reply) for row in found.rows]
+
+
+def test_what_a_defense_held_is_gone_when_the_next_one_is_made(run, monkeypatch):
+    held = []
+
+    class Holding(Echo):
+        asked, batches = [], []
+
+        def __init__(self, host, argument=""):
+            assert all(each() is None for each in held)
+            super().__init__(host, argument)
+
+        def __enter__(self):
+            self.loaded = torch.nn.Linear(2, 2)
+            held.append(weakref.ref(self.loaded))
+            return self
+
+        def __exit__(self, *_):
+            self.loaded = None
+
+    monkeypatch.setitem(DEFENSES, "holding", Holding)
+    assert run("holding:1", "holding:2").missing == [] and len(held) == 2

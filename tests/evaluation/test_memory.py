@@ -1,10 +1,11 @@
 import sys
+import weakref
 
 import pytest
 import torch
 
 from mogu.evaluation import memory
-from mogu.evaluation.memory import peak_memory, reset_peak_memory
+from mogu.evaluation.memory import peak_memory, release_memory, reset_peak_memory
 
 linux_cpu = pytest.mark.skipif(
     sys.platform != "linux" or torch.cuda.is_available(), reason="reads what Linux says of this process"
@@ -37,3 +38,26 @@ def test_where_the_system_tells_nothing_it_counts_from_the_start(monkeypatch, tm
     monkeypatch.setattr(memory, "_RESET", tmp_path / "none" / "there")
     reset_peak_memory()
     assert 0 < peak_memory() < 1024 * 1024
+
+
+def test_what_only_a_cycle_holds_is_released():
+    class Cycle:
+        def __init__(self):
+            self.own = self
+
+    held = weakref.ref(Cycle())
+    release_memory()
+    assert held() is None
+
+
+@linux_cpu
+def test_what_was_freed_goes_back_to_the_system():
+    blocks = [torch.ones(64, 1024) for _ in range(4 * MIB_HELD)]  # small enough to come from the heap
+    last = torch.ones(64, 1024)  # what lies above the heap's holes keeps it from shrinking by itself
+    reset_peak_memory()
+    with_blocks = peak_memory()
+    del blocks
+    release_memory()
+    reset_peak_memory()
+    assert peak_memory() < with_blocks - MIB_HELD / 2
+    assert last[0, 0] == 1

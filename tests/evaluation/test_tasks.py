@@ -1,10 +1,13 @@
 """Prompts and judges as an Inspect task, and its log as rows; nobody needs a model."""
 
+import asyncio
 import math
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from inspect_ai import eval as run_inspect
+from inspect_ai.log import read_eval_log
 from inspect_ai.model import GenerateConfig, Model
 
 from mogu.defenses.base import Talk
@@ -13,6 +16,7 @@ from mogu.evaluation.rows import Row
 from mogu.evaluation.sets import SETS as PROMPT_SETS
 from mogu.evaluation.sets import Sample
 from mogu.evaluation.tasks import Prompts, comparison_task, rows_of
+from mogu.evaluation.verdicts import judge_logs
 from tests.defenses.hosts import tiny_host
 from tests.defenses.talks import TALKS, assistant, user
 from tests.evaluation.fakes import BENIGN, SETS, Harm, Length, answer_of, echo, text_of, timeless
@@ -27,13 +31,14 @@ def run(tmp_path):
     def finished(sets, *judges):
         api = DefendedModel("echo", defense=echo()(tiny_host(tmp_path)))
         (log,) = run_inspect(
-            comparison_task("echo:loud", sets, judges, TOKENS),
+            comparison_task("echo:loud", sets, TOKENS),
             model=Model(api, GenerateConfig()),
-            log_dir=str(tmp_path),
+            log_dir=str(tmp_path / "logs" / "echo"),
             display="none",
         )
         api.close()
-        return log
+        asyncio.run(judge_logs([("echo", Path(log.location))], judges, lambda *_: None))
+        return read_eval_log(log.location)
 
     return finished
 
@@ -70,7 +75,7 @@ def metrics_of(log):
 
 
 def test_the_task_holds_the_prompts():
-    task = comparison_task("echo:loud", SETS, [Length()], TOKENS)
+    task = comparison_task("echo:loud", SETS, TOKENS)
     assert [sample.id for sample in task.dataset] == ["bad/1", "bad/2", "bad/3", "good/1", "good/2"]
     first, talk, begun, *_ = task.dataset
     assert first.metadata == {"set": "bad", "label": "malicious", "kind": "plain", "id": "1"}
@@ -92,7 +97,7 @@ def test_the_task_holds_the_prompts():
 def test_every_sample_of_the_projects_own_sets_has_a_name_of_its_own():
     names = [name for name in PROMPT_SETS if name.startswith(("own_", "prefilled"))]
     sets = {name: Prompts(PROMPT_SETS[name].label, PROMPT_SETS[name].load(limit=60)) for name in names}
-    task = comparison_task("none", sets, [], TOKENS)
+    task = comparison_task("none", sets, TOKENS)
     counts = Counter(sample.id for sample in task.dataset)
     assert len(counts) == sum(len(prompts.samples) for prompts in sets.values())
     assert set(counts.values()) == {1}

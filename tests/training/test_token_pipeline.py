@@ -127,6 +127,7 @@ def test_a_training_killed_in_every_stage_comes_to_the_same_result(files, tmp_pa
         kill_when(lambda stage=stage: any((work / stage).glob("checkpoint-*/trainer_state.json")), process)
         assert not (work / f"{stage}.safetensors").exists() and not killed.exists()
     run_to_end(train_slowly, files, killed)
+    assert read_config(killed).metrics["seconds"].keys() == set(STAGES)
     assert parts_of(killed) == parts_of(whole)
     assert not work.exists()
 

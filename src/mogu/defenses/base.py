@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
-from mogu.chat import Conversation, Message
-from mogu.generation import MoguModel
+from torch import Tensor
+
+from mogu.chat import Conversation, Message, encode_chat
+from mogu.defenses.speaker import Speaker
+from mogu.errors import MoguError
+from mogu.generation import Mode, MoguModel
 
 Progress = Callable[[int, int], None]
 """Hears of steps done and steps in all."""
@@ -83,9 +87,19 @@ class Host:
         )
         return [Answer(reply.text, reply.tokens) for reply in replies]
 
+    def first_logits(self, talks: Sequence[Talk]) -> Tensor:
+        """Logits ``(talks, vocabulary)`` of the first token of what the base says to each talk; not of no talks."""
+        return first_logits(self.mogu, talks, "base", self.batch_size)
+
+
+def first_logits(mogu: MoguModel, talks: Sequence[Talk], mode: Mode, batch_size: int) -> Tensor:
+    """Logits ``(talks, vocabulary)`` float32 of the first token of each reply in one mode; not of no talks."""
+    prompts = [encode_chat(mogu.tokenizer, talk.messages, talk.opener).ids for talk in talks]
+    return Speaker.of(mogu, mode).first_logits(prompts, batch_size)
+
 
 class Defense(ABC):
-    """One defense on a host. A context manager: what it attaches to the base is gone after it.
+    """One defense on a host. A context manager: what it attaches to the base or loads beside it is gone after it.
 
     Args:
         host: the base.
@@ -109,10 +123,10 @@ class Defense(ABC):
         return ""
 
     def prepare(self, progress: Progress) -> None:  # noqa: B027 - most have nothing to prepare
-        """Train or load what the defense needs; what stands in ``host.work`` already is read."""
+        """Train what the defense needs, unless it stands in ``host.work`` already."""
 
     def __enter__(self) -> Self:
-        """Attach what `prepare` made to the base."""
+        """Attach what `prepare` made to the base, and load what stands beside it."""
         return self
 
     def __exit__(self, *_: object) -> None:  # noqa: B027
@@ -121,3 +135,11 @@ class Defense(ABC):
     @abstractmethod
     def reply(self, talks: Sequence[Talk], max_new_tokens: int) -> list[Answer]:
         """Answer each talk, greedily and in batches, in their order."""
+
+    def first_logits(self, talks: Sequence[Talk]) -> Tensor:
+        """Logits ``(talks, vocabulary)`` of each reply's first token, over the base's tokens; not of no talks.
+
+        Raises:
+            MoguError: if replies do not begin with a token that is drawn from a distribution; says why.
+        """
+        raise MoguError("where it steps in, a fixed sentence replies, which has no distribution")

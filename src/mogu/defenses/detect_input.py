@@ -11,7 +11,7 @@ from mogu.chat import Conversation
 from mogu.corpus import corpus_requests
 from mogu.data.requests import Label
 from mogu.defenses.base import Answer, Defense, Host, Progress, Talk
-from mogu.defenses.rejection import reject
+from mogu.defenses.decision import decide
 
 THRESHOLD = 0.5
 
@@ -41,7 +41,7 @@ class DetectInput(Defense):
         assert self._classifier is not None, "prepare() comes first"
         texts = [last_user_text(talk.messages) for talk in talks]
         scores = self._classifier.predict_proba(texts)[:, 1].tolist() if texts else []
-        return reject(self.host, talks, scores, THRESHOLD, max_new_tokens)
+        return decide(self.host, talks, scores, THRESHOLD, max_new_tokens)
 
 
 def fit_classifier(seed: int) -> Pipeline:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from mogu.chat import Message
@@ -12,11 +13,11 @@ from mogu.defenses.base import Host, Progress, Talk
 from mogu.files import read_grown_jsonl
 from mogu.training.loop import batches_of
 
-ROWS = 160
-"""Examples of each label."""
+REFUSALS = 160
+"""Malicious requests of which a trained defense learns to refuse each."""
 
-REPLY_TOKENS = 64
-"""Length at most of the base's reply to a benign request."""
+REPLY_TOKENS = 32
+"""Length at most of the base's reply to a benign request: whether a reply refuses is decided at its beginning."""
 
 
 class Example(NamedTuple):
@@ -39,41 +40,41 @@ def english_requests(label: Label, split: Split, count: int, seed: int) -> list[
     return balanced(english, count, seed)
 
 
-def refusal_examples(seed: int) -> list[Example]:
-    """Malicious requests of the training split, each with a refusal."""
+def refusal_examples(requests: Sequence[Request], seed: int) -> list[Example]:
+    """Malicious requests, each with a refusal."""
     rng = random.Random(seed)
-    requests = english_requests("malicious", "train", ROWS, seed)
     return [Example(request.messages, refusal_to(request, rng), ended=True) for request in requests]
 
 
-def benign_examples(host: Host, progress: Progress) -> list[Example]:
-    """Benign requests of the training split, each with the base's own greedy reply.
+def benign_examples(host: Host, requests: Sequence[Request], progress: Progress) -> list[Example]:
+    """Benign requests, each with the base's own greedy reply; the shortest ones first.
 
     Args:
         host: the base, with nothing in it. Its folder keeps each batch of replies as it is done: a killed run goes on
             from there.
+        requests: no two with the same text.
         progress: called after each batch.
     """
     # Sorted: a batch is of like lengths.
-    requests = sorted(
-        english_requests("benign", "train", ROWS, host.seed), key=lambda request: len(request.text)
-    )
+    requests = sorted(requests, key=lambda request: len(request.text))
     host.work.mkdir(parents=True, exist_ok=True)
     kept = host.work / "benign-replies.jsonl"
-    replies = {row["id"]: row for row in read_grown_jsonl(kept)}
+    replies = {row["request"]: row for row in read_grown_jsonl(kept)}
     for done, batch in enumerate(batches_of(requests, host.batch_size)):
         # A batch is generated whole or not at all, so that a run that goes on pads as one that was not killed.
-        if not all(request.id in replies for request in batch):
+        if not all(request.text in replies for request in batch):
             answers = host.base_replies([Talk(request.messages) for request in batch], REPLY_TOKENS)
             rows = [
-                {"id": request.id, "text": answer.text, "tokens": answer.tokens}
+                {"request": request.text, "text": answer.text, "tokens": answer.tokens}
                 for request, answer in zip(batch, answers, strict=True)
             ]
             with kept.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            replies |= {row["id"]: row for row in rows}
+            replies |= {row["request"]: row for row in rows}
         progress(done * host.batch_size + len(batch), len(requests))
     return [
-        Example(request.messages, replies[request.id]["text"], replies[request.id]["tokens"] < REPLY_TOKENS)
+        Example(
+            request.messages, replies[request.text]["text"], replies[request.text]["tokens"] < REPLY_TOKENS
+        )
         for request in requests
     ]

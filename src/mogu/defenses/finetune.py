@@ -36,6 +36,9 @@ ALPHA = 32
 EPOCHS = 1
 BATCH = 8
 
+AT_ONCE = 2
+"""Examples of a batch that are read at once: activations, which are most of the memory, are of so many."""
+
 RATE_TIMES_WIDTH = 0.576
 """Learning rate times the width of the model: 1e-3 at the width 576. An update of Adam moves a layer's output in
 proportion to rate and width, so wider models learn at a smaller rate."""
@@ -59,7 +62,8 @@ def train_lora(host: Host, folder: Path, examples: Sequence[Example], progress: 
     from peft import LoraConfig, get_peft_model  # seconds to import
 
     # Batches of like prompts. By whole lengths each would be of one kind, for refusals are shorter than replies.
-    rows = sorted((_encode(host.mogu.tokenizer, each) for each in examples), key=lambda row: row.start)
+    encoded = (_encode(host.mogu.tokenizer, each) for each in examples)
+    rows = sorted((row for row in encoded if row.learnt), key=lambda row: row.start)
     rng = random.Random(host.seed)
     batches = batches_of(rows, BATCH)
     order = [batch for _ in range(EPOCHS) for batch in rng.sample(batches, len(batches))]
@@ -112,6 +116,11 @@ class _Row(NamedTuple):
     ids: list[int]  # prompt and reply
     start: int  # of the reply
 
+    @property
+    def learnt(self) -> int:
+        """How many of its tokens are learnt."""
+        return len(self.ids) - self.start
+
 
 def _encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> _Row:
     chat = encode_chat(tokenizer, example.messages, example.reply)
@@ -125,15 +134,26 @@ def _descend(model: PreTrainedModel, order: Sequence[Sequence[_Row]], progress: 
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     schedule = LambdaLR(optimizer, lambda step: 1 - step / len(order))
     for step, rows in enumerate(order, start=1):
-        loss = reply_loss(model, rows)
-        if not math.isfinite(loss.item()):
-            raise TrainingDivergedError(f"fine-tuning diverged: the loss is {loss.item()} at step {step}")
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = _gradients_of(model, rows)
+        if not math.isfinite(loss):
+            raise TrainingDivergedError(f"fine-tuning diverged: the loss is {loss} at step {step}")
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         progress(step, len(order))
+
+
+def _gradients_of(model: PreTrainedModel, batch: Sequence[_Row]) -> float:
+    """Add the gradients of a batch's `reply_loss`, a few examples at a time; its value."""
+    total = sum(row.learnt for row in batch)
+    value = 0.0
+    # Of like lengths, for little padding.
+    for rows in batches_of(sorted(batch, key=lambda row: len(row.ids)), AT_ONCE):
+        loss = reply_loss(model, rows) * (sum(row.learnt for row in rows) / total)
+        loss.backward()  # type: ignore[no-untyped-call]
+        value += loss.item()
+    return value
 
 
 def reply_loss(model: PreTrainedModel, rows: Sequence[_Row]) -> Tensor:

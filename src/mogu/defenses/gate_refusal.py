@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mogu.adapter.config import GateConfig
 from mogu.defenses.base import Answer, Defense, Host, Talk
-from mogu.defenses.rejection import reject
+from mogu.defenses.decision import decide
 from mogu.errors import MoguError
 
 
@@ -23,7 +23,7 @@ class GateRefusal(Defense):
     def reply(self, talks: Sequence[Talk], max_new_tokens: int) -> list[Answer]:
         """The fixed refusal or the base's reply; scores are the gate's probabilities."""
         scores = gate_scores(self.host, talks)
-        return reject(self.host, talks, scores, self._gate.threshold, max_new_tokens)
+        return decide(self.host, talks, scores, self._gate.threshold, max_new_tokens)
 
 
 def gate_of(host: Host) -> GateConfig:

@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from mogu.chat import Conversation, encode_chat, folded
-from mogu.defenses.base import Answer, Defense, Host, Progress, Talk
-from mogu.defenses.rejection import reject
+from mogu.defenses.base import Answer, Defense, Host, Talk
+from mogu.defenses.decision import decide
 from mogu.defenses.speaker import Speaker, Verdict
 from mogu.errors import MoguError
 from mogu.models import load_model
@@ -47,29 +47,31 @@ class Guard(Defense):
             raise MoguError(
                 "guard needs a model: give its hub id or folder after a colon, as in guard:meta-llama/Llama-Guard-3-8B"
             )
-        self._judge: _Judge | None = None
+        self._judge: _Judge | None = None  # while it is entered: of several guards one is in memory
 
     @property
     def identity(self) -> str:
         """The fingerprint of the guard's weights."""
         return find_source(self.argument).fingerprint()
 
-    def prepare(self, progress: Progress) -> None:
-        """Load the guard, onto the base's device, unless it is.
+    def __enter__(self) -> Self:
+        """Load the guard, onto the base's device.
 
         Raises:
             MoguError: If it cannot be loaded, or its labels do not tell harm.
         """
-        if self._judge is None:
-            self._judge = _load_judge(self.argument, self.host.mogu.model.device)
-        progress(1, 1)
+        self._judge = _load_judge(self.argument, self.host.mogu.model.device)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._judge = None
 
     def reply(self, talks: Sequence[Talk], max_new_tokens: int) -> list[Answer]:
         """What the base says where the guard lets it."""
-        assert self._judge is not None, "prepare() comes first"
+        assert self._judge is not None, "it must be entered"
         verdicts = self._judge.verdicts([talk.messages for talk in talks], self.host.batch_size)
         scores = [verdict.share for verdict in verdicts]
-        answers = reject(self.host, talks, scores, THRESHOLD, max_new_tokens)
+        answers = decide(self.host, talks, scores, THRESHOLD, max_new_tokens)
         return [
             replace(answer, tokens=answer.tokens + verdict.tokens)
             for answer, verdict in zip(answers, verdicts, strict=True)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from mogu.chat import Conversation, Message
 from mogu.corpus import corpus_refusals, corpus_requests
 from mogu.defenses.base import Answer, Defense, Host, Talk
@@ -21,10 +23,16 @@ class InContextDefense(Defense):
 
     def reply(self, talks: Sequence[Talk], max_new_tokens: int) -> list[Answer]:
         """What the base says after the demonstrations."""
-        shown = [talk._replace(messages=self._after_demonstrations(talk.messages)) for talk in talks]
-        return self.host.base_replies(shown, max_new_tokens)
+        return self.host.base_replies(self._after_demonstrations(talks), max_new_tokens)
 
-    def _after_demonstrations(self, messages: Conversation) -> list[Message]:
+    def first_logits(self, talks: Sequence[Talk]) -> Tensor:
+        """The base's, after the demonstrations."""
+        return self.host.first_logits(self._after_demonstrations(talks))
+
+    def _after_demonstrations(self, talks: Sequence[Talk]) -> list[Talk]:
+        return [talk._replace(messages=self._shown_before(talk.messages)) for talk in talks]
+
+    def _shown_before(self, messages: Conversation) -> list[Message]:
         start = 1 if messages[0]["role"] == "system" else 0
         return [*messages[:start], *self._shown, *messages[start:]]
 

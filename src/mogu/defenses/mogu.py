@@ -5,9 +5,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
+from torch import Tensor
+
 from mogu.adapter.folder import load_adapter, read_config
 from mogu.defenses.bare import bare_base
-from mogu.defenses.base import Answer, Defense, Host, Talk
+from mogu.defenses.base import Answer, Defense, Host, Talk, first_logits
 from mogu.errors import AdapterError
 from mogu.generation import MoguModel
 
@@ -73,3 +75,7 @@ class MoguDefense(Defense):
         if mogu.config.weights == "token":
             return [Answer(r.text, r.tokens, r.safe_weight > 0.5, r.safe_weight) for r in replies]
         return [Answer(r.text, r.tokens, r.safe_weight > 0, r.score) for r in replies]
+
+    def first_logits(self, talks: Sequence[Talk]) -> Tensor:
+        """Those of the routed model."""
+        return first_logits(self._mogu, talks, "mogu", self.host.batch_size)

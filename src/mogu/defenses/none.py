@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from mogu.defenses.base import Answer, Defense, Talk
 
 
@@ -13,3 +15,7 @@ class NoDefense(Defense):
     def reply(self, talks: Sequence[Talk], max_new_tokens: int) -> list[Answer]:
         """What the base says."""
         return self.host.base_replies(talks, max_new_tokens)
+
+    def first_logits(self, talks: Sequence[Talk]) -> Tensor:
+        """The base's."""
+        return self.host.first_logits(talks)

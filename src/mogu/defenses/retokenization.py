@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from tokenizers.models import BPE
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from mogu.chat import encode_chat
@@ -36,7 +37,7 @@ class Retokenization(Defense):
         super().__init__(host, argument)
         self._merges = Merges.of(host.mogu.tokenizer)
         self._ids = host.mogu.tokenizer.get_vocab()
-        self._base = Speaker.base_of(host.mogu)
+        self._base = Speaker.of(host.mogu)
 
     def reply(self, talks: Sequence[Talk], max_new_tokens: int) -> list[Answer]:
         """What the base says to the texts in other tokens."""
@@ -44,6 +45,10 @@ class Retokenization(Defense):
         replies = self._base.write(prompts, max_new_tokens, self.host.batch_size)
         texts = [self._base.tokenizer.decode(ids, skip_special_tokens=True) for ids in replies]
         return [Answer(str(text), len(ids)) for text, ids in zip(texts, replies, strict=True)]
+
+    def first_logits(self, talks: Sequence[Talk]) -> Tensor:
+        """The base's, after the texts in other tokens."""
+        return self._base.first_logits([self.encode(talk) for talk in talks], self.host.batch_size)
 
     def encode(self, talk: Talk) -> list[int]:
         """Token ids of a talk up to where the reply goes on, the last user's text in other tokens.

@@ -10,8 +10,9 @@ from transformers import DynamicCache
 
 from mogu.chat import batch_left_pad, batches_of_like_lengths, encode_chat
 from mogu.defenses.base import Answer, Defense, Host, Progress, Talk
-from mogu.defenses.examples import refusal_examples
+from mogu.defenses.examples import REFUSALS, english_requests, refusal_examples
 from mogu.defenses.finetune import train_lora, with_lora
+from mogu.errors import MoguError
 from mogu.generation.reply import end_and_pad_ids, written_length
 
 
@@ -44,7 +45,9 @@ class SafeDecoding(Defense):
     def prepare(self, progress: Progress) -> None:
         """Train the expert, unless its folder is there."""
         if not self._folder.exists():
-            train_lora(self.host, self._folder, refusal_examples(self.host.seed), progress)
+            seed = self.host.seed
+            requests = english_requests("malicious", "train", REFUSALS, seed)
+            train_lora(self.host, self._folder, refusal_examples(requests, seed), progress)
 
     def __enter__(self) -> Self:
         self._lora = self._inside.enter_context(with_lora(self.host, self._folder))
@@ -62,6 +65,16 @@ class SafeDecoding(Defense):
             written = self._answer([prompts[row] for row in rows], max_new_tokens)
             answers.update(zip(rows, written, strict=True))
         return [answers[row] for row in range(len(talks))]
+
+    def first_logits(self, talks: Sequence[Talk]) -> Tensor:
+        """There are none: it draws from a few tokens only.
+
+        Raises:
+            MoguError: always.
+        """
+        raise MoguError(
+            "it begins with one of a few common tokens: the others have no share, and KL no bound"
+        )
 
     def _answer(self, prompts: list[list[int]], max_new_tokens: int) -> list[Answer]:
         mogu = self.host.mogu

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from mogu.chat import Conversation, Message, encode_chat, folded
@@ -30,8 +31,14 @@ class SafetyPrompt(Defense):
 
     def reply(self, talks: Sequence[Talk], max_new_tokens: int) -> list[Answer]:
         """What the base says behind the safety prompt."""
-        guided = [talk._replace(messages=self._guided(talk.messages)) for talk in talks]
-        return self.host.base_replies(guided, max_new_tokens)
+        return self.host.base_replies(self._all_guided(talks), max_new_tokens)
+
+    def first_logits(self, talks: Sequence[Talk]) -> Tensor:
+        """The base's, behind the safety prompt."""
+        return self.host.first_logits(self._all_guided(talks))
+
+    def _all_guided(self, talks: Sequence[Talk]) -> list[Talk]:
+        return [talk._replace(messages=self._guided(talk.messages)) for talk in talks]
 
     def _guided(self, messages: Conversation) -> Conversation:
         system, rest = SAFETY_PROMPT, list(messages)

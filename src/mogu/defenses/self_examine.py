@@ -26,7 +26,7 @@ class SelfExamine(Defense):
             encode_chat(host.mogu.tokenizer, [question(talk.opener + draft.text)]).ids
             for talk, draft in zip(talks, drafts, strict=True)
         ]
-        verdicts = Speaker.base_of(host.mogu).weigh(questions, "yes", "no", host.batch_size)
+        verdicts = Speaker.of(host.mogu).weigh(questions, "yes", "no", host.batch_size)
         answers = []
         for draft, verdict in zip(drafts, verdicts, strict=True):
             harmful = verdict.share >= THRESHOLD

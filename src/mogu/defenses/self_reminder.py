@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from mogu.chat import Conversation, Message
 from mogu.defenses.base import Answer, Defense, Talk
 
@@ -22,8 +24,15 @@ class SelfReminder(Defense):
 
     def reply(self, talks: Sequence[Talk], max_new_tokens: int) -> list[Answer]:
         """What the base says when it is reminded."""
-        reminded = [talk._replace(messages=_reminded(talk.messages)) for talk in talks]
-        return self.host.base_replies(reminded, max_new_tokens)
+        return self.host.base_replies(_all_reminded(talks), max_new_tokens)
+
+    def first_logits(self, talks: Sequence[Talk]) -> Tensor:
+        """The base's, when it is reminded."""
+        return self.host.first_logits(_all_reminded(talks))
+
+
+def _all_reminded(talks: Sequence[Talk]) -> list[Talk]:
+    return [talk._replace(messages=_reminded(talk.messages)) for talk in talks]
 
 
 def _reminded(messages: Conversation) -> list[Message]:

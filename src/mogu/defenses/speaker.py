@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mogu.chat import Message, batch_left_pad, batches_of_like_lengths, encode_chat
-from mogu.generation import MoguModel
+from mogu.generation import Mode, MoguModel
 from mogu.generation.reply import end_and_pad_ids, written_length
 
 LOOKED_AT = 4
@@ -58,9 +58,9 @@ class Speaker:
         self._ends, self._pad = end_and_pad_ids(model.generation_config, tokenizer)
 
     @classmethod
-    def base_of(cls, mogu: MoguModel) -> "Speaker":
-        """The base of a hardened model."""
-        return cls(mogu.model, mogu.tokenizer, partial(mogu.generate, mode="base"))
+    def of(cls, mogu: MoguModel, mode: Mode = "base") -> "Speaker":
+        """A hardened model in one of its modes."""
+        return cls(mogu.model, mogu.tokenizer, partial(mogu.generate, mode=mode))
 
     def write(self, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int) -> list[list[int]]:
         """The reply to each prompt, in their order: token ids, the end token included."""
@@ -69,6 +69,14 @@ class Speaker:
             for row, ids in zip(batch.rows, batch.written.tolist(), strict=True):
                 replies[row] = ids[: written_length(ids, self._ends, self._pad)]
         return [replies[row] for row in range(len(prompts))]
+
+    def first_logits(self, prompts: Sequence[list[int]], batch_size: int) -> Tensor:
+        """Logits ``(prompts, vocabulary)`` float32 of each reply's first token, on the CPU."""
+        rows: dict[int, Tensor] = {}
+        for batch in self._batches(prompts, 1, batch_size, output_logits=True):
+            assert batch.logits is not None
+            rows.update(zip(batch.rows, batch.logits[0].float().cpu(), strict=True))
+        return torch.stack([rows[row] for row in range(len(prompts))])
 
     def weigh(self, prompts: Sequence[list[int]], word: str, other: str, batch_size: int) -> list[Verdict]:
         """Which of two words the reply to each prompt begins with, in the prompts' order.

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mogu.chat import encode_chat
 from mogu.data.pairs import opener_to, refusal_to
 from mogu.defenses.base import Answer, Defense, Host, Progress, Talk
+from mogu.defenses.decision import decide
 from mogu.defenses.examples import english_requests
 from mogu.defenses.gate_refusal import gate_of, gate_scores
 from mogu.files import write_atomic
@@ -71,17 +72,24 @@ class RefusalSteering(Defense):
     def reply(self, talks: Sequence[Talk], max_new_tokens: int) -> list[Answer]:
         """Steered replies to flagged talks; scores are the gate's probabilities."""
         scores = gate_scores(self.host, talks)
-        flagged = [score >= self._gate.threshold for score in scores]
-        unflagged = [talk for talk, steer in zip(talks, flagged, strict=True) if not steer]
-        plain = iter(self.host.base_replies(unflagged, max_new_tokens))
-        with steered([self._layers[index] for index in self._band], self._added):
-            chosen = [talk for talk, steer in zip(talks, flagged, strict=True) if steer]
-            steered_replies = iter(self.host.base_replies(chosen, max_new_tokens))
-        answers = [next(steered_replies if steer else plain) for steer in flagged]
-        return [
-            Answer(answer.text, answer.tokens, steer, score)
-            for answer, steer, score in zip(answers, flagged, scores, strict=True)
-        ]
+        return decide(self.host, talks, scores, self._gate.threshold, max_new_tokens, self._steered_replies)
+
+    def first_logits(self, talks: Sequence[Talk]) -> Tensor:
+        """The base's, steered after flagged talks."""
+        logits = self.host.first_logits(talks)
+        scores = gate_scores(self.host, talks)
+        flagged = [row for row, score in enumerate(scores) if score >= self._gate.threshold]
+        if flagged:
+            with self._steered(self._added):
+                logits[flagged] = self.host.first_logits([talks[row] for row in flagged])
+        return logits
+
+    def _steered(self, added: Tensor) -> AbstractContextManager[None]:
+        return steered([self._layers[index] for index in self._band], added)
+
+    def _steered_replies(self, talks: Sequence[Talk], max_new_tokens: int) -> list[Answer]:
+        with self._steered(self._added):
+            return self.host.base_replies(talks, max_new_tokens)
 
     def _find_directions(self) -> Tensor:
         """``(band, features)`` float32, the difference of means of each layer of the band."""
@@ -105,22 +113,21 @@ class RefusalSteering(Defense):
         return torch.stack(means).mean(0)
 
     def _choose_strength(self, directions: Tensor, progress: Progress) -> float:
-        """The smallest strength at which most replies to malicious requests refuse, else that at which the most do.
+        """The strength at which the most replies to malicious requests refuse, the smallest of equals.
 
-        Gibberish is no refusal, so where steering only breaks the base it is kept weak.
+        CAST searches for the best one, too. Gibberish is no refusal, so where steering only breaks the base it is kept
+        weak.
         """
         requests = english_requests("malicious", "validation", TRIED_REQUESTS, self.host.seed)
         talks = [Talk(request.messages) for request in requests]
         best, most = STRENGTHS[0], 0
         for tried, strength in enumerate(STRENGTHS, start=1):
-            with steered([self._layers[index] for index in self._band], directions * strength):
+            with self._steered(directions * strength):
                 replies = self.host.base_replies(talks, TRIED_TOKENS)
             refused = sum(holds_refusal(reply.text) for reply in replies)
             progress(tried, len(STRENGTHS))
             if refused > most:
                 best, most = strength, refused
-            if 2 * refused > len(talks):
-                break
         return best
 
 

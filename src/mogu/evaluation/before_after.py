@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
-import torch
-
-from mogu.chat import Conversation, Message, batch_left_pad, batches_of_like_lengths, encode_chat
-from mogu.defenses.base import Talk
+from mogu.chat import Conversation, Message
+from mogu.defenses.base import Talk, first_logits
+from mogu.evaluation.first_tokens import divergence
 from mogu.files import read_grown_jsonl
 from mogu.generation import Mode, MoguModel
 from mogu.judges.refusal import RefusalVerdict, judge_refusal
@@ -148,32 +147,11 @@ def refused_shares(rows: Sequence[ReplyRow]) -> dict[str, dict[str, Share]]:
     return shares
 
 
-@torch.no_grad()
 def first_token_divergence(
     model: MoguModel, talks: Sequence[Conversation], batch_size: int = 32
 ) -> list[float]:
     """KL(base || MoGU) of the distribution of the reply's first token, for each prompt, in nats."""
-    prompts = [encode_chat(model.tokenizer, talk).ids for talk in talks]
-    divergence = [0.0] * len(prompts)
-    for rows in batches_of_like_lengths(prompts, batch_size):
-        ids, mask = batch_left_pad([prompts[row] for row in rows], model.tokenizer.pad_token_id)
-        log_probabilities = [
-            model.generate(  # type: ignore[union-attr]
-                ids.to(model.model.device),
-                mask.to(model.model.device),
-                mode=mode,
-                max_new_tokens=1,
-                do_sample=False,
-                pad_token_id=model.tokenizer.pad_token_id,
-                output_logits=True,
-                return_dict_in_generate=True,
-            )
-            .logits[0]
-            .double()
-            .log_softmax(-1)
-            for mode in ("base", "mogu")
-        ]
-        base, mogu = log_probabilities
-        for row, value in zip(rows, (base.exp() * (base - mogu)).sum(-1).tolist(), strict=True):
-            divergence[row] = value
-    return divergence
+    asked = [Talk(talk) for talk in talks]
+    modes: tuple[Mode, Mode] = ("base", "mogu")
+    base, mogu = (first_logits(model, asked, mode, batch_size) for mode in modes)
+    return divergence(base, mogu)

@@ -1,5 +1,7 @@
-"""How much memory this process has held."""
+"""How much memory this process has held, and that what is free goes back."""
 
+import ctypes
+import gc
 import re
 import resource
 import sys
@@ -20,6 +22,13 @@ def reset_peak_memory() -> None:
     else:
         with suppress(OSError):  # not Linux, or one that does not let it
             _RESET.write_text("5", encoding="ascii")
+
+
+def release_memory() -> None:
+    """Hand back what nobody holds: some of it is in cycles, and glibc keeps gigabytes that a training has freed."""
+    gc.collect()
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory() -> float:

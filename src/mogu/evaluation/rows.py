@@ -47,7 +47,7 @@ class Cost:
     """What a defense cost in one run.
 
     Attributes:
-        training_seconds: of what was trained for it in this run; None if nothing was.
+        training_seconds: of all that was trained for it, in this run and in those before; None if nothing is.
         reply_seconds: of all replies.
         tokens: generated in them.
         memory: peak MiB of the process while it ran, less that before; None where it is unknown.
@@ -67,8 +67,8 @@ class Comparison:
         rows: all replies.
         costs: by defense.
         papers: by defense, where it was described.
-        divergence: by defense and benign set, the mean KL(base || defense) of the reply's first token, in nats; missing
-            where it could not be measured.
+        divergence: by defense and benign set, the mean KL(base || defense) of the reply's first token, in nats; or of
+            a defense why there is none.
         missing: by defense and set, why the cell is empty; both names, then the reason.
         facts: settings, seeds, versions, machine, and the command that reproduces it, for people to read.
     """
@@ -76,6 +76,6 @@ class Comparison:
     rows: list[Row]
     costs: dict[str, Cost]
     papers: dict[str, str]
-    divergence: dict[str, dict[str, float]]
+    divergence: dict[str, dict[str, float] | str]
     missing: list[tuple[str, str, str]]
     facts: dict[str, str]

@@ -20,6 +20,9 @@ StageProgress = Callable[[str, int, int], None]
 """Called with the name of a stage, the steps done and the steps in all."""
 
 
+_SECONDS = "seconds.json"
+
+
 @dataclass
 class Run:
     """Where unfinished work lies, who hears of progress, and how long each stage took.
@@ -27,19 +30,33 @@ class Run:
     Attributes:
         work: the folder of unfinished work.
         progress: hears of every step.
-        seconds: by the name of each stage.
+        seconds: by the name of each stage, in this process and in those before it that were killed.
     """
 
     work: Path
     progress: StageProgress
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        kept = self.work / _SECONDS
+        self.seconds = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[int, int], None]]:
         """Time what happens within, and give the function that hears of its steps."""
-        start = time.perf_counter()
-        yield lambda done, total: self.progress(name, done, total)
-        self.seconds[name] = round(time.perf_counter() - start, 1)
+        start = time.perf_counter() - self.seconds.get(name, 0.0)
+
+        def count() -> None:
+            self.seconds[name] = round(time.perf_counter() - start, 1)
+            if self.work.exists():  # it is made when all that is wrong with the arguments would have been said
+                write_atomic(self.work / _SECONDS, json.dumps(self.seconds))
+
+        def step(done: int, total: int) -> None:
+            count()
+            self.progress(name, done, total)
+
+        yield step
+        count()
 
     def finished(self, name: str) -> bool:
         """Whether the parts of a stage were trained to the end, in this process or one that was killed."""

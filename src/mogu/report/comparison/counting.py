@@ -197,7 +197,7 @@ def _defended(comparison: Comparison, counted: _Counted, name: str, standing: St
         false_alarms=counted.false_alarms(name),
         scores=scores,
         separation=_separation(scores["malicious"], scores["benign"]),
-        divergence=comparison.divergence.get(name, {}),
+        divergence=comparison.divergence.get(name, "not measured"),
         standing=standing,
     )
 

@@ -119,7 +119,7 @@ class Defended:
         false_alarms: None without a base to compare with.
         scores: by label and set, in ascending order; sets without scores are missing.
         separation: None where it gave no scores to one of the two labels.
-        divergence: by benign set, mean KL(base || defense) of the reply's first token, in nats.
+        divergence: by benign set, mean KL(base || defense) of the reply's first token, in nats; or why there is none.
         standing: on the front or not; None without refusals of both labels.
     """
 
@@ -132,7 +132,7 @@ class Defended:
     false_alarms: FalseAlarms | None
     scores: dict[Label, dict[str, list[float]]]
     separation: Separation | None
-    divergence: dict[str, float]
+    divergence: dict[str, float] | str
     standing: Standing | None
 
     def pooled(self, label: Label) -> Cell:

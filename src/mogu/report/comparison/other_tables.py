@@ -108,7 +108,7 @@ def costs(figures: Figures) -> Table:
     return Table(
         "cost",
         "Cost",
-        "Training in this run, all replies, tokens generated in them (drafts and self-examinations "
+        "Training, all replies, tokens generated in them (drafts and self-examinations "
         "included), and the process's peak memory while it ran, less that before.",
         ["defense", "training, s", "replies, s", "tokens", "tokens per s", "memory, MiB"],
         [(name, entries(each)) for name, each in figures.defenses.items()],
@@ -149,17 +149,20 @@ def texts(figures: Figures) -> Table:
 
 def divergence(figures: Figures) -> Table:
     """How far the first token moves on benign prompts."""
-    names = list(dict.fromkeys(name for each in figures.defenses.values() for name in each.divergence))
+    measured = [each.divergence for each in figures.defenses.values() if not isinstance(each.divergence, str)]
+    names = list(dict.fromkeys(name for by_set in measured for name in by_set))
+
+    def entries(found: dict[str, float] | str) -> list[Entry]:
+        if isinstance(found, str):
+            return absent_row(found, len(names))
+        return [number(found.get(name), ".3f") for name in names]
+
     return Table(
         "divergence",
         "Divergence from the base",
         "Mean KL(base || defense) of a benign reply's first token, in nats: 0 where the base itself replies.",
         ["defense", *names],
-        [
-            (name, [number(each.divergence.get(key), ".3f") for key in names])
-            for name, each in figures.defenses.items()
-            if name != BASE
-        ]
+        [(name, entries(each.divergence)) for name, each in figures.defenses.items() if name != BASE]
         if names
         else [],
     )
