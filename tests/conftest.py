@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 
 import pytest
 
@@ -17,3 +18,17 @@ def root_logger():
     root.setLevel(level)
     root.handlers[:] = handlers
     logging.captureWarnings(False)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium; of one module only, for it brings an event loop that other tests would find running."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium; install it with: apt-get install chromium")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()

@@ -35,6 +35,9 @@ FIT = (
     "new ResizeObserver(() => this.style.height = page.offsetHeight + 'px').observe(page)"
 )
 
+LONGEST = 512
+"""The longest reply that can be asked for, in tokens."""
+
 HOW = "MoGU answers first, then the base."
 
 
@@ -63,7 +66,6 @@ def page_app(model: MoguModel) -> FastAPI:
 def _theme() -> gr.themes.Base:
     # Named fonts would be fetched; these are the reader's own.
     colours = {
-        "body_background_fill": "var(--surface)",
         "body_text_color": "var(--ink)",
         "body_text_color_subdued": "var(--faint)",
         "block_info_text_color": "var(--faint)",
@@ -83,6 +85,8 @@ def _theme() -> gr.themes.Base:
         "slider_color": "var(--ink)",
     }
     both = colours | {f"{name}_dark": value for name, value in colours.items()}
+    # The page's outermost colour is set where its variables are not known yet.
+    both |= {"body_background_fill": "#fff", "body_background_fill_dark": "#16181b"}
     base = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     return base.set(**both)
 
@@ -101,7 +105,7 @@ def _blocks(model: MoguModel) -> gr.Blocks:
             settings = _settings(model)
         with gr.Row():
             ask = gr.Button("Ask both", variant="primary", scale=4, min_width=160)
-            stop = gr.Button("Stop", scale=1, min_width=80)
+            stop = gr.Button("Stop", scale=1, min_width=80, interactive=False)
         status = gr.HTML(_status(HOW))
         with gr.Row():
             mogu, base = (
@@ -115,8 +119,15 @@ def _blocks(model: MoguModel) -> gr.Blocks:
 
         def answer(given: Mapping[Any, Any]) -> Iterator[dict[Any, Any]]:
             explained = False
-            nothing = {mogu: "", base: "", gate: gr.HTML(visible=False), layers: gr.Accordion(visible=False)}
-            yield {status: _status(HOW), **nothing}
+            yield {
+                ask: gr.Button(interactive=False),
+                stop: gr.Button(interactive=True),
+                status: _status(HOW),
+                mogu: "",
+                base: "",
+                gate: gr.HTML(visible=False),
+                layers: gr.Accordion(visible=False),
+            }
             try:
                 for answers in asker.ask(_question(model, given[prompt], settings, given)):
                     changes: dict[Any, Any] = {mogu: answers.mogu, base: answers.base}
@@ -132,16 +143,23 @@ def _blocks(model: MoguModel) -> gr.Blocks:
             except MoguError as error:
                 yield {status: _status(f"<b>{escape(str(error))}</b>")}
 
+        def ready() -> dict[Any, Any]:
+            return {ask: gr.Button(interactive=True), stop: gr.Button(interactive=False)}
+
         asked = gr.on(
             [ask.click, prompt.submit],
             answer,
             {prompt, *settings.values()},
-            [status, mogu, base, gate, layers, weights],
+            [ask, stop, status, mogu, base, gate, layers, weights],
             concurrency_limit=1,
+            # The browser may take a run that was just stopped for one that still runs, and drop the next click.
+            trigger_mode="multiple",
             show_progress="hidden",
             api_visibility="private",
         )
-        stop.click(None, cancels=[asked])
+        stopped = stop.click(None, cancels=[asked], api_visibility="private")
+        for ended in (asked, stopped):
+            ended.then(ready, None, [ask, stop], show_progress="hidden", api_visibility="private")
     return blocks
 
 
@@ -159,13 +177,14 @@ def _settings(model: MoguModel) -> dict[str, Any]:
             info=f"MoGU refuses from this probability on. The adapter's own is {gate.threshold:.3f}.",
         )
     else:
-        controls["routed_tokens"] = gr.Number(
-            None,
-            precision=0,
-            minimum=0,
+        controls["routed_tokens"] = gr.Slider(
+            0,
+            LONGEST,
+            LONGEST if m is None else m,
+            step=1,
             label="Routed tokens",
             info="How many reply tokens the routers weigh; 0 is the base. "
-            f"Empty: the adapter's own, {'the whole reply' if m is None else m}.",
+            f"The adapter's own: {'the whole reply' if m is None else m}.",
         )
         controls["handoff"] = gr.Radio(
             ["reuse", "refill"],
@@ -173,7 +192,7 @@ def _settings(model: MoguModel) -> dict[str, Any]:
             label="Hand-off",
             info="After them the base goes on from the cache, or reads everything again.",
         )
-    controls["max_new_tokens"] = gr.Slider(8, 512, 96, step=8, label="Longest reply, in tokens")
+    controls["max_new_tokens"] = gr.Slider(8, LONGEST, 96, step=8, label="Longest reply, in tokens")
     controls["system"] = gr.Textbox("", label="System message", info="Both are given it. Empty: none.")
     return controls
 
