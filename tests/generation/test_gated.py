@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mogu.adapter import gate
+from mogu.adapter.gate import looks_at
 from mogu.chat import batch_left_pad
 from mogu.errors import MoguError
 from tests.generation.gated import BARRED, BEGINNINGS, BREAK, PROMPTS, STARTS, by_hand, gated
@@ -207,6 +208,21 @@ def test_only_a_gate_that_reads_replies_switches_a_trace_in_mid_reply():
     switched = gated(reply_threshold=0.0).trace(talk, reply=reply, threshold=threshold)
     assert switched.reply_threshold == threshold
     assert switched.routed == [index > first for index in range(len(running))]
+
+
+@pytest.mark.parametrize("usable", [False, True])
+def test_a_trace_reads_the_states_that_the_reply_was_written_with(usable):
+    mogu = gated(reply_threshold=0.0, usable=usable)
+    talk = [{"role": "user", "content": "hello there"}]
+    (reply,) = mogu.reply([talk], threshold=1.0, max_new_tokens=12)
+    trace = mogu.trace(talk, threshold=1.0, max_new_tokens=12)
+    begins, new = trace.prompt_length, reply.tokens
+    assert not any(trace.routed) and len(trace.tokens) == begins + new
+    # A reply's last token is not read.
+    looked = [trace.gate[begins - 1], *(trace.gate[begins + n - 1] for n in range(1, new) if looks_at(n))]
+    assert reply.score == pytest.approx(max(looked), abs=1e-9)
+    assert max(looked) > looked[0], "the talk is chosen so that the score rises in the reply"
+    assert mogu.adapter.routing.routed is None
 
 
 def test_between_two_looks_a_reply_goes_on():

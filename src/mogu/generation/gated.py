@@ -326,7 +326,7 @@ class GatedForwards(Forwards):
 
 @torch.no_grad()
 def running_scores(
-    adapter: Adapter, config: GateConfig, input_ids: Tensor, prompt_length: int
+    adapter: Adapter, config: GateConfig, input_ids: Tensor, prompt_length: int, *, usable: bool
 ) -> list[float]:
     """What the gates would say if the text ended at each token: how the probability grows along a conversation.
 
@@ -334,6 +334,7 @@ def running_scores(
         adapter: with its gate.
         input_ids: ``(1, columns)``, prompt and reply.
         prompt_length: how many of them are the prompt's.
+        usable: whether the reply is the usable variant's, and not the base's.
 
     Returns:
         A probability for each token; 0 before the gate begins to read.
@@ -342,9 +343,15 @@ def running_scores(
     assert gate is not None
     hidden: dict[int, Tensor] = {}
     hooks = watch(adapter.model, gate, hidden)
+    routing = adapter.routing
+    if usable:
+        columns = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        routing.routed = columns >= prompt_length
+        routing.weights = torch.eye(2, device=input_ids.device)[USABLE][None, None]
     try:
         adapter.model(input_ids=input_ids, use_cache=False, logits_to_keep=1)
     finally:
+        routing.routed = routing.weights = None
         for hook in hooks:
             hook.remove()
     start = config.marks.reading_start(input_ids[0, :prompt_length].tolist())

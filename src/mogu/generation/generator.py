@@ -161,7 +161,8 @@ class RoutedGenerator:
         routed = torch.zeros_like(input_ids, dtype=torch.bool)
         gate = self._config.gate
         if gate is not None:
-            running = running_scores(self._adapter, gate, input_ids, prompt_length)
+            usable = "usable" in self._config.parts
+            running = running_scores(self._adapter, gate, input_ids, prompt_length, usable=usable)
             thresholds = gate.thresholds(request.threshold)
             above = [running[prompt_length - 1] >= thresholds.prompt]
             if thresholds.reply is not None:
