@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install install-dev demo test lint types benchmarks bench-eval clean
+.PHONY: install install-dev demo test lint types benchmarks bench-eval bench-serving clean
 
 install: .venv/installed
 install-dev: .venv/installed-dev
@@ -35,6 +35,9 @@ types: install-dev
 
 bench-eval: install-dev
 	$(BIN)/python -m benchmarks.evaluation
+
+bench-serving: install-dev
+	$(BIN)/python -m benchmarks.serving
 
 benchmarks: install-dev
 	$(BIN)/python -m benchmarks.generation

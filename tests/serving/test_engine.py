@@ -81,7 +81,9 @@ def test_closing_without_patience_cancels_the_rest():
 
 def test_an_engine_that_never_started_closes():
     engine = Engine(gated())
+    _, listener = submitted(engine, PROMPTS[0], SHORT)
     engine.close(0)
+    assert listener.whole().finish == "cancelled"
     with pytest.raises(Closing):
         submitted(engine, PROMPTS[0], SHORT)
 

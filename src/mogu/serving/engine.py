@@ -164,13 +164,15 @@ class Engine:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        if self._thread is None:
-            return
-        self._thread.join(patience)
+        if self._thread is not None:
+            self._thread.join(patience)
         with self._changed:
             self._cut = True
             self._changed.notify()
-        self._thread.join()
+        if self._thread is None:
+            self._cancel()
+        else:
+            self._thread.join()
 
     def submit(self, prompt: list[int], sampling: Sampling, heard: Callable[[Piece], None]) -> Ticket:
         """Ask for a reply.
@@ -186,13 +188,13 @@ class Engine:
             MoguError: If the prompt is empty, too long or no prompt of this model, or `sampling` asks for what is not
                 allowed.
         """
-        if not prompt or not all(0 <= token < self._ids for token in prompt):
-            raise MoguError(f"a prompt is at least one token id from 0 to {self._ids - 1}")
         room = self.longest - len(prompt)
         if room < 1:
             raise MoguError(
                 f"the prompt has {len(prompt)} tokens; with a reply of at least one the model takes {self.longest}"
             )
+        if not prompt or not all(0 <= token < self._ids for token in prompt):
+            raise MoguError(f"a prompt is at least one token id from 0 to {self._ids - 1}")
         check_sampling(sampling, self._ids)
         row = Row(prompt, sampling, heard, self._vocabulary, room)
         with self._changed:

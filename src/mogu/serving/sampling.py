@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mogu.errors import MoguError
 from mogu.serving.job import Sampling
@@ -19,6 +20,10 @@ MOST_LOGPROBS = 20
 
 FIRST_LOOK = 64
 """Of the likeliest tokens so many are sorted before asking whether they reach top_p: nearly always they do."""
+
+
+BLOCK = 256
+"""Tokens whose shares are summed up at once."""
 
 
 class Chances(NamedTuple):
@@ -125,7 +130,8 @@ def choose(logits: Tensor, rows: Sequence[Chooser], refused: Sequence[bool]) -> 
             min(rows[place].sampling.temperature, 1.0 if refused[place] else 2.0) for place in drawn
         ]
         # The highest logit goes to 0 first: divided by next to nothing it would be infinite.
-        raised = logits[drawn] - logits[drawn].amax(-1, keepdim=True)
+        raised = logits[drawn]
+        raised -= raised.amax(-1, keepdim=True)
         scaled = raised / logits.new_tensor(temperature)[:, None]
         top_p = [rows[place].sampling.top_p for place in drawn]
         numbers = [rows[place].draw() for place in drawn]
@@ -150,7 +156,7 @@ def _draw(shares: Tensor, top_p: list[float], numbers: list[float]) -> Tensor:
     tokens = torch.empty(len(numbers), dtype=torch.int64, device=shares.device)
     whole = [row for row, share in enumerate(top_p) if share == 1]
     if whole:
-        tokens[whole] = _place(shares[whole].cumsum(-1, dtype=torch.float64), at[whole])
+        tokens[whole] = _fall(shares if len(whole) == len(top_p) else shares[whole], at[whole])
     likeliest = [row for row, share in enumerate(top_p) if share < 1]
     if likeliest:
         wanted = torch.tensor([top_p[row] for row in likeliest], dtype=torch.float64, device=shares.device)
@@ -159,6 +165,21 @@ def _draw(shares: Tensor, top_p: list[float], numbers: list[float]) -> Tensor:
         place = _place(sums, at[likeliest] * reached / sums[:, -1:])
         tokens[likeliest] = ids.gather(1, place.minimum(found[:, 0] - 1)[:, None])[:, 0]
     return tokens
+
+
+def _fall(shares: Tensor, numbers: Tensor) -> Tensor:
+    """``(rows,)``: the token at that share ``(rows, 1)`` of all, in the order of the vocabulary.
+
+    First the block of tokens, then the token in it: the running sum of all would take longer than all else together.
+    """
+    blocks = pad(shares, (0, -shares.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    sums = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    block = _place(sums, numbers)[:, None]
+    before = pad(sums, (1, 0)).gather(1, block)
+    inner = blocks.gather(1, block[..., None].expand(-1, -1, BLOCK))[:, 0].cumsum(-1, dtype=torch.float64)
+    # Summed up in another order, the block may end a hair earlier.
+    rest = ((numbers * sums[:, -1:] - before) / inner[:, -1:]).clamp(0, 1 - 1e-15)
+    return block[:, 0] * BLOCK + _place(inner, rest)
 
 
 def _likeliest(shares: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,203 @@
+"""What routing costs under load: the engine beside the same engine with the base, and what many streams gain over one.
+
+    python -m benchmarks.serving --adapter runs/demo/adapter
+
+Clients ask one prompt after the other, each the next one when its reply has ended; they begin a while apart, so that
+prompts join rows that are written. Of the prompts a quarter is malicious, which the hardened model refuses (its
+costlier outcome) and the base does not. A round loads both sides in random order, and only figures of one round are
+divided by each other. Takes about ten minutes on 2 cores; every round stands in `runs/benchmarks/serving.json`.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain, cycle, islice
+from pathlib import Path
+from threading import Event, Lock, Timer
+from typing import Literal, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.generation import SEED, Ratio
+from benchmarks.machine import facts
+from mogu.chat import encode_chat
+from mogu.cli.demo import demo_prompts
+from mogu.files import write_atomic
+from mogu.generation import MoguModel
+from mogu.serving.engine import Engine
+from mogu.serving.job import Piece, Sampling
+
+Side = Literal["mogu", "base"]
+SIDES: tuple[Side, ...] = ("mogu", "base")
+RESULT = Path("runs/benchmarks/serving.json")
+STREAMS = 16
+APART = 0.2
+"""Seconds between the first prompts of two clients."""
+
+LEAST_SPEED = 0.95
+MOST_FIRST_TOKEN = 1.05
+LEAST_GAIN = 6.0
+MOST_READY = 10.0
+
+
+class Figures(NamedTuple):
+    """What one load showed.
+
+    Attributes:
+        speed: reply tokens per second of all streams together.
+        first_token: median seconds from asking to the first piece.
+        ready: seconds that the engine took to start.
+    """
+
+    speed: float
+    first_token: float
+    ready: float
+
+
+@dataclass
+class Load:
+    """Some clients, each of which asks its prompts one after the other.
+
+    Args:
+        engine: started.
+        prompts: of each client.
+        new_tokens: of a reply, at most.
+    """
+
+    engine: Engine
+    prompts: list[list[list[int]]]
+    new_tokens: int
+    first_tokens: list[float] = field(default_factory=list)
+    tokens: int = 0
+    _left: int = 0
+    _lock: Lock = field(default_factory=Lock)
+    _over: Event = field(default_factory=Event)
+
+    def run(self) -> float:
+        """Seconds from the first prompt to the last token."""
+        self._left = len(self.prompts)
+        start = time.perf_counter()
+        for number, prompts in enumerate(self.prompts):
+            Timer(number * APART, self._ask, [iter(prompts)]).start()
+        self._over.wait()
+        return time.perf_counter() - start
+
+    def _ask(self, prompts: Iterator[list[int]]) -> None:
+        prompt = next(prompts, None)
+        if prompt is None:
+            with self._lock:
+                self._left -= 1
+                if not self._left:
+                    self._over.set()
+            return
+        asked, pieces = time.perf_counter(), 0
+
+        def hear(piece: Piece) -> None:
+            nonlocal pieces
+            if not pieces:
+                self.first_tokens.append(time.perf_counter() - asked)
+            pieces += 1
+            if piece.finish is not None:
+                self.tokens += piece.tokens
+                self._ask(prompts)
+
+        self.engine.submit(prompt, Sampling(self.new_tokens, temperature=0), hear)
+
+
+def loaded(model: MoguModel, side: Side, prompts: list[list[list[int]]], new_tokens: int) -> Figures:
+    """Start an engine, load it, and close it."""
+    start = time.perf_counter()
+    engine = Engine(model, rows=STREAMS, mode=side)
+    engine.start()
+    ready = time.perf_counter() - start
+    load = Load(engine, prompts, new_tokens)
+    seconds = load.run()
+    engine.close(patience=0)
+    return Figures(load.tokens / seconds, statistics.median(load.first_tokens), ready)
+
+
+def client_prompts(model: MoguModel, streams: int, replies: int) -> list[list[list[int]]]:
+    """Prompts of each client, a quarter of all malicious: `[streams][replies]` lists of token ids."""
+    kinds = demo_prompts(max(8, streams * replies // 4))
+    order = (kinds["malicious"], kinds["benign"], kinds["look-alike"], kinds["benign"][::-1])
+    mixed = islice(cycle(chain.from_iterable(zip(*order, strict=False))), streams * replies)
+    # So that no client asks malicious prompts alone.
+    ids = [encode_chat(model.tokenizer, talk).ids for talk in mixed]
+    random.Random(SEED).shuffle(ids)
+    return [ids[client * replies : (client + 1) * replies] for client in range(streams)]
+
+
+def main() -> None:
+    """Measure, show, and write the JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--adapter", type=Path, default=Path("runs/demo/adapter"))
+    parser.add_argument("--base", default=None, help="other place of the base model")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--replies", type=int, default=4, help="of each client in a round")
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--output", type=Path, default=RESULT)
+    options = parser.parse_args()
+    if not options.adapter.exists():
+        parser.exit(2, f"there is no {options.adapter}: make it with `make demo`, or give --adapter FOLDER\n")
+
+    start = time.perf_counter()
+    model = MoguModel.from_pretrained(options.adapter, base=options.base)
+    load_seconds = time.perf_counter() - start
+    many = client_prompts(model, STREAMS, options.replies)
+    one = many[:1]
+    rng = random.Random(SEED)
+    loads: dict[Side, list[Figures]] = {side: [] for side in SIDES}
+    single: list[Figures] = []
+    loaded(model, "mogu", [prompts[:1] for prompts in many[:2]], 2)  # what is slow the first time
+    for _ in range(options.rounds):
+        for side in rng.sample(SIDES, len(SIDES)):
+            loads[side].append(loaded(model, side, many, options.new_tokens))
+        single.append(loaded(model, "mogu", one, options.new_tokens))
+
+    mogu, base = loads["mogu"], loads["base"]
+    ratios = {
+        "tokens per second, mogu over base": Ratio.of([f.speed for f in mogu], [f.speed for f in base]),
+        "time to first token, mogu over base": Ratio.of(
+            [f.first_token for f in mogu], [f.first_token for f in base]
+        ),
+        f"tokens per second, {STREAMS} streams over one": Ratio.of(
+            [f.speed for f in mogu], [f.speed for f in single]
+        ),
+    }
+    ready = load_seconds + max(figures.ready for figures in mogu)
+    speed, first_token, gain = (ratio.median for ratio in ratios.values())
+    met = (speed >= LEAST_SPEED, first_token <= MOST_FIRST_TOKEN, gain >= LEAST_GAIN, ready <= MOST_READY)
+    table = Table("", "median", "95% interval", "bar", "met")
+    bars = (f">= {LEAST_SPEED}", f"<= {MOST_FIRST_TOKEN}", f">= {LEAST_GAIN}")
+    for (name, ratio), bar, meets in zip(ratios.items(), bars, met, strict=False):
+        interval = f"{ratio.low:.3f} to {ratio.high:.3f}"
+        table.add_row(name, f"{ratio.median:.3f}", interval, bar, "yes" if meets else "no")
+    table.add_row("seconds until ready", f"{ready:.1f}", "", f"<= {MOST_READY}", "yes" if met[-1] else "no")
+    console = Console(width=110)
+    console.print(table)
+    for name, figures in (("mogu", mogu), ("base", base), ("one stream", single)):
+        rate = statistics.median(each.speed for each in figures)
+        first = statistics.median(each.first_token for each in figures)
+        console.print(f"{name}: {rate:.1f} tokens per second, first token after {first:.2f} s")
+    written = facts() | {
+        "adapter": str(options.adapter),
+        "streams": STREAMS,
+        "replies": options.replies,
+        "new_tokens": options.new_tokens,
+        "load_seconds": round(load_seconds, 2),
+        "rounds": {side: [each._asdict() for each in figures] for side, figures in loads.items()},
+        "one_stream": [each._asdict() for each in single],
+    }
+    write_atomic(options.output, json.dumps(written, indent=2) + "\n")
+    console.print(f"Every round: {options.output}")
+
+
+if __name__ == "__main__":
+    main()
