@@ -43,7 +43,7 @@ def test_with_a_key_or_by_force_it_listens_there(mogu, tmp_path, monkeypatch):
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_the_machine_itself_is_no_other(host):
     try:
-        server_module.bind(host, 0, public=False).close()
+        server_module.bind(host, 0, public=False, remedy="").close()
     except server_module.MoguError as error:
         assert "can be reached" not in str(error)  # a machine without IPv6
 

@@ -41,7 +41,7 @@ class Live(httpx.Client):
 def served(engine: Any, tokenizer: Any = None, *, patience: float = 5, **options: Any) -> Iterator[Live]:
     """Serve an engine until the block is left; options go to `make_app`."""
     app = make_app(engine, tokenizer or tiny_tokenizer(), NAME, **options)
-    bound = bind("127.0.0.1", 0, public=False)
+    bound = bind("127.0.0.1", 0, public=False, remedy="")
     ready = threading.Event()
     server = Server(app, engine, patience, ready.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -80,7 +79,7 @@ def run(
         try:
             from mogu.serving.app import make_app
             from mogu.serving.keys import read_keys
-            from mogu.serving.server import Server, bind
+            from mogu.serving.server import Server, bind, url_of
         except ModuleNotFoundError as error:
             raise MoguError(
                 f"{error.name} is not installed; get it with: pip install 'mogu-llm[serve]'"
@@ -89,7 +88,9 @@ def run(
         from mogu.serving.limits import Limits
     digests = read_keys(keys)
     # Before the model is loaded: a mistake in the address is told at once.
-    with closing(bind(host, port, public=bool(digests) or public_without_key)) as bound, _lines(log) as lines:
+    public = bool(digests) or public_without_key
+    remedy = "give --keys FILE, or --public-without-key if something in front of the server asks for one"
+    with closing(bind(host, port, public=public, remedy=remedy)) as bound, _lines(log) as lines:
         model = open_model(folder, base, device, dtype, trust_remote_code)
         engine = Engine(model, rows=rows, waiting=waiting, threshold=threshold, mode=mode)
         served = name or f"{Path(model.config.base.name).name.removesuffix('.gguf')}-mogu"
@@ -106,7 +107,7 @@ def run(
         )
         longest = engine.longest - 1
         facts = {
-            "address": _url(bound),
+            "address": f"{url_of(bound)}/v1",
             "model": served,
             "adapter": f"{folder} on {model.model.device}, {_refuses(model, mode, threshold)}",
             "API key": f"one of {len(digests)}" if digests else "none asked for",
@@ -139,11 +140,6 @@ def _lines(log: Path | None) -> Iterator[IO[str] | None]:
         return
     with log.open("a", encoding="utf-8") as lines:
         yield lines
-
-
-def _url(bound: socket.socket) -> str:
-    address, port = bound.getsockname()[:2]
-    return f"http://[{address}]:{port}/v1" if ":" in address else f"http://{address}:{port}/v1"
 
 
 def _refuses(model: "MoguModel", mode: str, threshold: float | None) -> str:

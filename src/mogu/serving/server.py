@@ -22,13 +22,14 @@ class Closable(Protocol):
         """Finish what runs, within so many seconds."""
 
 
-def bind(host: str, port: int, *, public: bool) -> socket.socket:
+def bind(host: str, port: int, *, public: bool, remedy: str) -> socket.socket:
     """A socket at an address, which does not listen yet.
 
     Args:
         host: a name or an address.
         port: 0 for any free one.
         public: whether others than this machine may reach it.
+        remedy: what to do where they may not, but could.
 
     Raises:
         MoguError: If the address is not to be had, or another machine could reach it and none may.
@@ -38,10 +39,7 @@ def bind(host: str, port: int, *, public: bool) -> socket.socket:
     except OSError as error:
         raise MoguError(f"{host} is no address of this machine: {error.strerror}") from error
     if not public and not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
-        raise MoguError(
-            f"{host} can be reached from other machines, and there is no API key; give --keys FILE, or "
-            "--public-without-key if something in front of the server asks for one"
-        )
+        raise MoguError(f"{host} can be reached from other machines, and there is no API key; {remedy}")
     bound = socket.socket(family, kind, protocol)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -50,6 +48,12 @@ def bind(host: str, port: int, *, public: bool) -> socket.socket:
         bound.close()
         raise MoguError(f"{host}:{port}: {error.strerror}; give another --host or --port") from error
     return bound
+
+
+def url_of(bound: socket.socket) -> str:
+    """Where a client on this machine finds what listens, without a path."""
+    address, port = bound.getsockname()[:2]
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
 class Server(uvicorn.Server):

@@ -6,10 +6,10 @@ import pytest
 import uvicorn
 from playwright.sync_api import expect
 
-from mogu.cli.listening import listen, url
 from mogu.generation import MoguModel
 from mogu.serving.page import page_app
 from mogu.serving.page.examples import EXAMPLES
+from mogu.serving.server import bind, url_of
 from tests.browser import WIDTHS, opened
 from tests.generation.gated import gated
 from tests.generation.hardened import hardened
@@ -22,14 +22,14 @@ LONGEST = 96
 
 @contextmanager
 def served(model):
-    listener = listen("127.0.0.1", 0)
+    bound = bind("127.0.0.1", 0, public=False, remedy="")
     server = uvicorn.Server(
         uvicorn.Config(page_app(model), log_level="critical", timeout_graceful_shutdown=1)
     )
-    thread = Thread(target=server.run, args=([listener],))
+    thread = Thread(target=server.run, args=([bound],))
     thread.start()
     try:
-        yield url(listener)
+        yield url_of(bound)
     finally:
         server.should_exit = True
         thread.join()
