@@ -35,12 +35,12 @@ def test_help_answers_in_under_a_second_and_names_every_command():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert time.perf_counter() - start < 1
-    for command in ("train", "chat", "generate", "inspect", "info", "demo", "--debug"):
+    for command in ("train", "chat", "generate", "inspect", "info", "serve", "ui", "demo", "--debug"):
         assert command in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", ["train", "chat", "generate", "inspect", "info", "demo"])
+@pytest.mark.parametrize("command", ["train", "chat", "generate", "inspect", "info", "serve", "ui", "demo"])
 def test_every_command_has_help(mogu, command):
     code, out, _ = mogu(command, "--help")
     assert code == 0
