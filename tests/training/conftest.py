@@ -2,8 +2,10 @@ import gc
 import json
 
 import pytest
+import torch
 
-from tests.tiny import save_tiny
+from tests.tiny import save_tiny, tiny_tokenizer
+from tests.training.loops import new_stage, run, state_of
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -24,3 +26,18 @@ def files(tmp_path_factory):
         rows = [json.dumps({"prompt": text.format(f"thing {n}"), "category": "drugs"}) for n in range(40)]
         (folder / f"{label}.jsonl").write_text("\n".join(rows))
     return folder
+
+
+@pytest.fixture
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    stage = new_stage()
+    before = state_of(stage)
+    metrics = run(stage, tmp_path_factory.mktemp("whole"))
+    after = state_of(stage)
+    assert not any(torch.equal(before[name], after[name]) for name in before)
+    return after, metrics
