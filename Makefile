@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install install-dev demo test lint types benchmarks bench-eval bench-serving clean
+.PHONY: install install-dev demo test lint types benchmarks bench-eval bench-serving bench-load clean
 
 install: .venv/installed
 install-dev: .venv/installed-dev
@@ -38,6 +38,9 @@ bench-eval: install-dev
 
 bench-serving: install-dev
 	$(BIN)/python -m benchmarks.serving
+
+bench-load: install-dev
+	$(BIN)/python -m benchmarks.load
 
 benchmarks: install-dev
 	$(BIN)/python -m benchmarks.generation

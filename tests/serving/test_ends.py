@@ -11,6 +11,8 @@ import pytest
 from mogu.serving.job import Piece
 from tests.serving.fake import ANSWERED, FakeEngine, words
 from tests.serving.live import NAME, eventually, served
+from tests.serving.models import chat_model, served_model
+from tests.tiny import IM_END
 
 TALK = [{"role": "user", "content": "Hi"}]
 
@@ -56,7 +58,7 @@ def test_a_client_that_breaks_a_stream_off_frees_its_row():
         stream = live.openai().chat.completions.create(model=NAME, messages=TALK, stream=True)
         next(iter(stream))
         stream.close()
-        assert eventually(lambda: engine.tickets[0].cancelled.is_set())
+        assert eventually(engine.tickets[0].cancelled.is_set)
 
 
 def test_a_slow_reader_stalls_nobody():
@@ -146,3 +148,13 @@ def test_an_engine_that_closes_takes_no_job():
     with served(engine) as live:
         answer = live.chat("Hi")
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "closing")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_row_of_the_real_engine_is_freed(stream):
+    with served_model(chat_model(), engine={"rows": 1, "waiting": 0, "threshold": 1.0}) as live:
+        never_ends = {"stream": stream, "max_tokens": 1500, "logit_bias": {str(IM_END): -100}}
+        raw = raw_request(live, **never_ends)
+        assert eventually(lambda: live.chat("Hi", max_tokens=1).status_code == 429)
+        raw.close()
+        assert eventually(lambda: live.chat("Hi", max_tokens=1).status_code == 200)

@@ -260,7 +260,8 @@ def test_a_message_that_the_model_cannot_read_is_refused_with_its_place(message,
     assert told.message.startswith(f"{param}: ")
 
 
-def test_there_is_at_least_one_message():
+def test_there_is_at_least_one_message_and_not_any_number():
+    assert fault(chat, messages=[USER] * 4097).param == "messages"
     assert fault(chat, messages=[]).param == fault(chat, messages="Hi").param == "messages"
 
 

@@ -31,7 +31,7 @@ def test_a_file_without_a_key_and_a_line_that_is_none(tmp_path):
     with pytest.raises(MoguError, match="holds no key; write one a line"):
         read_keys(file)
     file.write_text("one\ntwo three\n")
-    with pytest.raises(MoguError, match="line 2 of .*keys holds white space"):
+    with pytest.raises(MoguError, match=r"line 2 of .*keys holds white space"):
         read_keys(file)
 
 

@@ -124,7 +124,10 @@ def _fault(errors: list[ErrorDetails]) -> Fault:
 
 def _place(error: ErrorDetails) -> str:
     """Where a mistake is, as `messages[0].content`; of other fields no more than their name."""
-    first, *rest = [*error["loc"], *filter(None, [error.get("ctx", {}).get("field")])]
+    parts: list[int | str] = list(error["loc"])
+    if (field := error.get("ctx", {}).get("field")) is not None:
+        parts.append(field)
+    first, *rest = parts
     place = str(first)[:80]
     if first in _NESTED:
         for part in rest:

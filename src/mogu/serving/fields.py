@@ -27,6 +27,9 @@ from mogu.serving.job import Sampling
 COMPLETION_TOKENS = 16
 """The longest reply to a raw prompt that gives none, in tokens: OpenAI's."""
 
+MESSAGES = 4096
+"""Of a conversation, at most."""
+
 Ignored = Annotated[JsonValue, Field(description="Known and ignored: it changes no reply.")]
 
 
@@ -221,7 +224,7 @@ class ChatMessage(BaseModel):
 class ChatRequest(_Request):
     """The body of `/v1/chat/completions`."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MESSAGES)]
     logprobs: bool | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     top_logprobs: Likeliest | None = None

@@ -60,14 +60,13 @@ class Encoder:
             raise _fault(field, str(error)) from error
         jobs: list[Job] = []
         for prompt in prompts:
-            self._check_length(len(prompt), "tokens", field)
+            self._check_length(len(prompt), field)
             longest = self._longest_reply(len(prompt), request.longest)
             jobs += [Job(prompt, request.sampling(longest, len(jobs) + each)) for each in range(choices)]
         return jobs
 
     def _chat(self, request: ChatRequest) -> list[int]:
         """The conversation; an assistant's message at its end is the beginning of the reply."""
-        self._check_length(len(request.messages), "messages", "messages")  # each has a token at least
         turns = [
             Message(role="system" if turn.role == "developer" else turn.role, content=turn.text)
             for turn in request.messages
@@ -98,11 +97,11 @@ class Encoder:
                 field, f"There is no token {token}; this model's are 0 to {len(self._tokenizer) - 1}."
             )
 
-    def _check_length(self, length: int, unit: str, field: str) -> None:
+    def _check_length(self, length: int, field: str) -> None:
         if length > self._longest_prompt:
             raise _fault(
                 field,
-                f"The prompt has {length} {unit}, but this server takes at most {self._longest_prompt} tokens.",
+                f"The prompt has {length} tokens, but this server takes at most {self._longest_prompt} tokens.",
                 "context_length_exceeded",
             )
 
