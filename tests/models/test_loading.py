@@ -164,6 +164,20 @@ def test_gguf_gives_a_plain_model(gguf_file, what, tmp_path):
     assert load_model(gguf_file, dtype="bfloat16").model.dtype == torch.bfloat16
 
 
+def test_a_gguf_file_is_read_once(gguf_file, monkeypatch):
+    read = []
+
+    class Reader(gguf.GGUFReader):
+        def __init__(self, path, *rest):
+            read.append(path)
+            super().__init__(path, *rest)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Reader)
+    load_model(gguf_file)
+    assert len(read) == 1
+    assert gguf.GGUFReader is Reader
+
+
 def test_gguf_folder_with_several_files_lists_them(gguf_file):
     shutil.copy(gguf_file, gguf_file.with_name("other.gguf"))
     with pytest.raises(MoguError, match=r"several GGUF files.*other\.gguf, tiny\.gguf"):

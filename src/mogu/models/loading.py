@@ -30,6 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from mogu.errors import MoguError
 from mogu.models import baichuan
+from mogu.models.gguf import read_once
 from mogu.models.source import Source, find_source
 from mogu.models.tokenizer import load_baichuan_tokenizer, load_tokenizer
 
@@ -179,12 +180,15 @@ def _load(
                 f"{name} brings code of its own: read it, and allow it to run with --trust-remote-code"
             )
         _require_decoder(AutoConfig.from_pretrained(source.folder, **options), name, trust_remote_code)
-    # Before the weights: a missing tokenizer is known in no time.
-    tokenizer = load_tokenizer(source, name, chat_template=chat_template, trust_remote_code=trust_remote_code)
-    with _without_bars():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.folder, dtype=dtype, device_map=device, output_loading_info=True, **options
+    with read_once():
+        # Before the weights: a missing tokenizer is known in no time.
+        tokenizer = load_tokenizer(
+            source, name, chat_template=chat_template, trust_remote_code=trust_remote_code
         )
+        with _without_bars():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source.folder, dtype=dtype, device_map=device, output_loading_info=True, **options
+            )
     return _complete(loaded, name), tokenizer
 
 
