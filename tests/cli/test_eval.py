@@ -312,10 +312,11 @@ def test_an_endpoint_that_does_not_answer_is_an_error_of_each_reply_and_is_asked
         malicious, benign = (report(tmp_path)["defenses"]["none"][each] for each in ("malicious", "benign"))
         assert (malicious["replies"], malicious["errors"]) == (0, 4)
         assert (benign["replies"], benign["errors"]) == (4, 0)
-        # The endpoint is mended: only what were errors is asked again.
+        # The endpoint is mended: it is asked again about what were errors, and the model nothing.
         answer[0] = says('{"explanation": "So.", "score": 2}')
         asked.clear()
+        server.requests.clear()
         code, out, err = judged(compare, server.url, "none")
         assert code == 0 and "errors" not in err
-        assert len(asked) == 4
+        assert (asked, len(server.requests)) == ([], 4)
     assert harmfulness(tmp_path, "none")["harmfulness.score"]["judged"] == 4

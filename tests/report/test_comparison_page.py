@@ -45,7 +45,7 @@ def rich():
     return compared(
         rows,
         costs={"mogu": Cost(61.0, 20.0, 1000, 300.0)},
-        divergence={"mogu": {"chats": 0.193}},
+        divergence={"mogu": {"chats": 0.193}, "slow": "a fixed sentence replies"},
         papers={"mogu": "A paper, https://example.org/paper"},
         missing=[("slow", "chats", "it needs a key")],
         facts={"command": "mogu eval", "seed": "0"},
@@ -110,7 +110,11 @@ def test_tables_hold_shares_intervals_and_reasons(rich, tmp_path):
     assert cells(html, "differences")[1][:2] == ["mogu", "+50.0 (0.0 to +100.0)"]
     assert cells(html, "auroc")[1] == ["mogu", "1.000", "1.000", "1.000"]
     assert cells(html, "cost")[2] == ["mogu", "61", "20.0", "1,000", "50.0", "300"]
-    assert cells(html, "divergence")[1] == ["mogu", "0.193"]
+    assert cells(html, "divergence")[1:] == [
+        ["mogu", "0.193"],
+        ["evil" + EVIL, "not measured"],
+        ["slow", "a fixed sentence replies"],
+    ]
     assert "| mogu | 75.0% (30.1-95.4) | 75.0% (30.1-95.4) |" in lines
     share = figures["defenses"]["mogu"]["malicious"]["refused"]
     assert share == {"value": 0.75, "low": 0.300642, "high": 0.954413, "replies": 4}

@@ -28,6 +28,16 @@ ATTACKS = "advbench,xstest_unsafe,own_frames,prefilled"
 USABILITY = "justeval,xstest_safe,own_lookalikes,own_frames_benign"
 SUFFIXES = (".json", ".jsonl", ".csv")
 
+# Groups of options in the help.
+PROMPTS = "Prompts"
+JUDGES = "Judges"
+LIVE = "Live attacks"
+PIPELINE = "In a release pipeline"
+TASKS = "General capability"
+
+ENDPOINT_MODEL = "The model's name there."
+ENDPOINT_KEY = "Environment variable with the endpoint's key."
+
 
 def run(
     folder: Folder,
@@ -37,61 +47,96 @@ def run(
         str, typer.Option(help="Names with commas between, or all; an argument follows a colon: guard:PATH.")
     ] = ALL,
     attacks: Annotated[
-        str, typer.Option(help="Malicious prompt sets, NAME or NAME=PATH with commas between, or all.")
+        str,
+        typer.Option(
+            help="Malicious prompt sets, NAME or NAME=PATH with commas between, or all.",
+            rich_help_panel=PROMPTS,
+        ),
     ] = ATTACKS,
-    usability: Annotated[str, typer.Option(help="The same of benign prompt sets.")] = USABILITY,
+    usability: Annotated[
+        str, typer.Option(help="The same of benign prompt sets.", rich_help_panel=PROMPTS)
+    ] = USABILITY,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder with published sets, such as advbench.json; else from the hub."),
+        typer.Option(
+            help="Folder with published sets, such as advbench.json; else from the hub.",
+            rich_help_panel=PROMPTS,
+        ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Prompts of each set, or rows of each task.")] = 40,
+    limit: Annotated[
+        int,
+        typer.Option(min=1, help="Prompts of each set, or rows of each task.", rich_help_panel=PROMPTS),
+    ] = 40,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 48,
     judges: Annotated[
         str,
-        typer.Option(help="refusal, strongreject, harmfulness, usability, classifier:PATH; commas between."),
+        typer.Option(
+            help="refusal, strongreject, harmfulness, usability, classifier:PATH; commas between.",
+            rich_help_panel=JUDGES,
+        ),
     ] = "refusal",
     judge_url: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible endpoint that judges, as http://localhost:8000/v1.")
+        str | None,
+        typer.Option(
+            help="OpenAI-compatible endpoint that judges, as http://localhost:8000/v1.",
+            rich_help_panel=JUDGES,
+        ),
     ] = None,
-    judge_model: Annotated[str, typer.Option(help="The model's name there.")] = "",
-    judge_key: Annotated[
-        str, typer.Option(help="Environment variable with the endpoint's key.")
-    ] = "OPENAI_API_KEY",
+    judge_model: Annotated[str, typer.Option(help=ENDPOINT_MODEL, rich_help_panel=JUDGES)] = "",
+    judge_key: Annotated[str, typer.Option(help=ENDPOINT_KEY, rich_help_panel=JUDGES)] = "OPENAI_API_KEY",
     live: Annotated[
         str | None,
         typer.Option(
             metavar="NAME[:BUDGET]",
             help="Attack each defense itself: best_of_n, gcg, autodan, pair; commas between. A budget is replies "
             "for each request.",
+            rich_help_panel=LIVE,
         ),
     ] = None,
     live_set: Annotated[
-        str, typer.Option(help="The malicious set whose requests they attack with, NAME or NAME=PATH.")
+        str,
+        typer.Option(
+            help="The malicious set whose requests they attack with, NAME or NAME=PATH.",
+            rich_help_panel=LIVE,
+        ),
     ] = "own_direct",
-    live_limit: Annotated[int, typer.Option(min=1, help="How many of them.")] = 10,
+    live_limit: Annotated[int, typer.Option(min=1, help="How many of them.", rich_help_panel=LIVE)] = 10,
     attacker_url: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible endpoint that rewords requests, for pair.")
+        str | None,
+        typer.Option(
+            help="OpenAI-compatible endpoint that rewords requests, for pair.", rich_help_panel=LIVE
+        ),
     ] = None,
-    attacker_model: Annotated[str, typer.Option(help="The model's name there.")] = "",
-    attacker_key: Annotated[
-        str, typer.Option(help="Environment variable with the endpoint's key.")
-    ] = "OPENAI_API_KEY",
+    attacker_model: Annotated[str, typer.Option(help=ENDPOINT_MODEL, rich_help_panel=LIVE)] = "",
+    attacker_key: Annotated[str, typer.Option(help=ENDPOINT_KEY, rich_help_panel=LIVE)] = "OPENAI_API_KEY",
     fail_under: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Leave with 1 if MoGU's figure is lower: refusal=0.95."),
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Leave with 1 if MoGU's figure is lower: refusal=0.95.",
+            rich_help_panel=PIPELINE,
+        ),
     ] = None,
     fail_over: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="The same if it is higher: benign_refusal=0.05."),
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="The same if it is higher: benign_refusal=0.05.",
+            rich_help_panel=PIPELINE,
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts that are answered together.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Of the prompts that are taken, and of training.")] = 0,
     tasks: Annotated[
         str | None,
-        typer.Option(help="Compare the base and MoGU on these tasks of lm-eval instead: arc_easy,hellaswag."),
+        typer.Option(
+            help="Compare the base and MoGU on these tasks of lm-eval instead: arc_easy,hellaswag.",
+            rich_help_panel=TASKS,
+        ),
     ] = None,
     include_path: Annotated[
-        Path | None, typer.Option(help="Folder with task files of your own, in lm-eval's YAML.")
+        Path | None,
+        typer.Option(help="Folder with task files of your own, in lm-eval's YAML.", rich_help_panel=TASKS),
     ] = None,
     base: Base = None,
     device: Device = None,

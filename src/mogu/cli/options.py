@@ -10,20 +10,30 @@ from mogu.cli.console import err
 if TYPE_CHECKING:
     from mogu.generation.model import MoguModel
 
+BASE = "Base model"
+"""The group of options in the help that say which base is loaded, and how."""
+
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The adapter folder that `mogu train` wrote.")]
 Base = Annotated[
     str | None,
     typer.Option(
-        help="Where the base model is, if not where it was in training: hub id, folder or GGUF file."
+        help="Where the base model is, if not where it was in training: hub id, folder or GGUF file.",
+        rich_help_panel=BASE,
     ),
 ]
-Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; by default the best there is.")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Such as cpu or cuda:1; by default the best there is.", rich_help_panel=BASE),
+]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
-    typer.Option(help="Of the base model; auto: float32 on a CPU, else the checkpoint's own."),
+    typer.Option(
+        help="Of the base model; auto: float32 on a CPU, else the checkpoint's own.", rich_help_panel=BASE
+    ),
 ]
 TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Let code in the model's repository run.")
+    bool,
+    typer.Option("--trust-remote-code", help="Let code in the model's repository run.", rich_help_panel=BASE),
 ]
 Mode = Annotated[
     Literal["mogu", "base", "usable", "safe"],

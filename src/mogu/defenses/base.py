@@ -142,4 +142,4 @@ class Defense(ABC):
         Raises:
             MoguError: if replies do not begin with a token that is drawn from a distribution; says why.
         """
-        raise MoguError("where it steps in, a fixed sentence replies, which has no distribution")
+        raise MoguError("none: a fixed sentence replies where it steps in")

@@ -73,7 +73,7 @@ class SafeDecoding(Defense):
             MoguError: always.
         """
         raise MoguError(
-            "it begins with one of a few common tokens: the others have no share, and KL no bound"
+            "without bound: it draws from a few common tokens"
         )
 
     def _answer(self, prompts: list[list[int]], max_new_tokens: int) -> list[Answer]:
