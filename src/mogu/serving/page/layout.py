@@ -77,7 +77,7 @@ def _theme() -> gr.themes.Base:
         "block_label_text_color": "var(--faint)",
         "block_title_text_color": "var(--faint)",
         "button_primary_background_fill": "var(--ink)",
-        "button_primary_background_fill_hover": "var(--faint)",
+        "button_primary_background_fill_hover": "color-mix(in oklab, var(--ink), var(--surface) 15%)",
         "button_primary_text_color": "var(--surface)",
         "input_background_fill": "var(--empty)",
         "button_secondary_background_fill": "var(--empty)",
