@@ -113,7 +113,7 @@ def test_a_server_as_a_process_and_its_ends(sequence_folder, tmp_path):
         assert "prompts refused from 0.00 on" in server.screen
         assert "none asked for" in server.screen
         assert "2 replies at once, 64 may wait; prompts of 2047 tokens, replies of 9" in server.screen
-        curl = re.search(r"curl (\S+) -H '(\S+) (\S+)' \\\n  -d '(.+)'", server.screen)
+        curl = re.search(r"curl (\S+) \\\n  -H '(\S+) (\S+)' \\\n  -d '(.+)'", server.screen)
         shown = httpx.post(curl[1], content=curl[4], headers={"content-type": curl[3]}, timeout=30)
         assert shown.json()["usage"]["completion_tokens"] <= 9
         assert shown.json()["mogu"]["refused"] is True

@@ -159,11 +159,10 @@ def _show(facts: dict[str, str], *, asks_key: bool) -> None:
     for name, fact in facts.items():
         table.add_row(Text(name, style="dim"), Text(fact))
     err.print(table)
-    key = ' \\\n  -H "Authorization: Bearer $KEY"' if asks_key else ""
     body = json.dumps({"model": facts["model"], "messages": [{"role": "user", "content": "Hello"}]})
+    lines = [f"curl {facts['address']}/chat/completions", "-H 'content-type: application/json'"]
+    if asks_key:
+        lines.append('-H "Authorization: Bearer $KEY"')
     err.print()
-    tell(
-        err,
-        f"curl {facts['address']}/chat/completions -H 'content-type: application/json'{key} \\\n  -d '{body}'",
-    )
+    tell(err, " \\\n  ".join([*lines, f"-d '{body}'"]))
     err.print("\nCtrl-C ends it.", style="dim")

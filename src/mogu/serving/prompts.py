@@ -37,6 +37,7 @@ class Encoder:
         self._tokenizer = tokenizer
         self._longest = longest
         self._longest_prompt = min(limits.prompt or longest, longest - 1)
+        self._control = control_ids(tokenizer)  # takes up to a second the first time
         self._limits = limits
 
     def jobs(self, request: ChatRequest | CompletionRequest) -> list[Job]:
@@ -84,7 +85,7 @@ class Encoder:
                 raise MoguError("The prompt is empty. Write at least one character.")
             if isinstance(given, list):
                 self._check_token(max(ids), "prompt")
-                if written := control_ids(self._tokenizer).intersection(ids):
+                if written := self._control.intersection(ids):
                     raise MoguError(
                         f"Token {min(written)} is a control token, which only a chat template writes. Send the "
                         "conversation to /v1/chat/completions."
