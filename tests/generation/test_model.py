@@ -170,6 +170,8 @@ def test_one_generation_at_a_time():
     next(stream)
     with pytest.raises(MoguError, match="generating already"):
         mogu.reply(CHATS[:1])
+    with pytest.raises(MoguError, match="generating already"):
+        mogu.trace(CHATS[0], reply="the ring")
     stream.close()
     assert len(mogu.reply(CHATS[:1], max_new_tokens=2)) == 1
 

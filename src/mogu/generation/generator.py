@@ -154,7 +154,7 @@ class RoutedGenerator:
             request: what is asked of the routing; mode `mogu`, whose hand-off is `reuse`.
 
         Raises:
-            MoguError: If it asks for what belongs to the other way of routing.
+            MoguError: If it asks for what belongs to the other way of routing, or another generation is running.
         """
         check_request(request, self._config.weights)
         weights = torch.tensor([0.0, 1.0]).repeat(len(self._adapter.layers), 1, input_ids.shape[1], 1)
@@ -162,7 +162,8 @@ class RoutedGenerator:
         gate = self._config.gate
         if gate is not None:
             usable = "usable" in self._config.parts
-            running = running_scores(self._adapter, gate, input_ids, prompt_length, usable=usable)
+            with self.alone():
+                running = running_scores(self._adapter, gate, input_ids, prompt_length, usable=usable)
             thresholds = gate.thresholds(request.threshold)
             above = [running[prompt_length - 1] >= thresholds.prompt]
             if thresholds.reply is not None:
@@ -175,7 +176,7 @@ class RoutedGenerator:
         mask = torch.ones_like(input_ids[:, :prompt_length])
         forwards = self.forwards(input_ids[:, :prompt_length], mask, request)
         if isinstance(forwards, RoutedForwards):
-            with forwards:
+            with self.alone(), forwards:
                 self._adapter.model(input_ids=input_ids, use_cache=False)
             if used := forwards.token_weights():
                 return Traced(used)
