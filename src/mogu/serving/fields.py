@@ -118,7 +118,7 @@ class _Request(BaseModel):
     @property
     def longest(self) -> int | None:
         """The longest reply, in tokens; None if the request leaves it open."""
-        return self.max_tokens
+        raise NotImplementedError
 
     @property
     def likeliest(self) -> int | None:
