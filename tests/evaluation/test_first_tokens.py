@@ -7,6 +7,7 @@ import torch
 
 from mogu.chat import encode_chat
 from mogu.defenses import DEFENSES, examples, finetune, make_defense, safe_decoding, sft, steering
+from mogu.defenses.base import Talk
 from mogu.defenses.finetune import with_lora
 from mogu.defenses.none import NoDefense
 from mogu.defenses.retokenization import Retokenization
@@ -71,6 +72,12 @@ def test_every_defense_has_first_tokens_or_says_why_not(host, name):
         assert found.keys() == {"one", "other"}
         assert all(value >= 0 for value in found.values())
         assert (max(found.values()) == 0) == (name == "none")
+
+
+def test_a_talk_that_cannot_be_encoded_is_the_reason(host):
+    first = FirstTokens(host, {"one": TALKS, "other": [Talk([])]})
+    assert isinstance(first.of_base, str) and "\n" not in first.of_base
+    assert first.divergence(NoDefense(host)) == first.of_base
 
 
 @pytest.mark.parametrize("name", REWRITING)

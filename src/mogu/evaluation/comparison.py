@@ -20,9 +20,9 @@ from inspect_ai.model import GenerateConfig, Model
 
 from mogu.defenses import make_defense
 from mogu.defenses.base import Defense, Host, Talk
-from mogu.evaluation.elapsed import Elapsed
 from mogu.errors import MoguError
 from mogu.evaluation.attacks import Attack, as_prompts
+from mogu.evaluation.elapsed import Elapsed
 from mogu.evaluation.first_tokens import FirstTokens
 from mogu.evaluation.memory import peak_memory, release_memory, reset_peak_memory
 from mogu.evaluation.provider import DefendedModel

@@ -23,9 +23,12 @@ class FirstTokens:
         self._talks = talks
 
     @cached_property
-    def of_base(self) -> dict[str, Tensor]:
-        """By set the base's logits ``(talks, vocabulary)``; to be asked for first while no defense is in the base."""
-        return {name: self._host.first_logits(talks) for name, talks in self._talks.items()}
+    def of_base(self) -> dict[str, Tensor] | str:
+        """By set the base's logits ``(talks, vocabulary)``, or why there are none.
+
+        To be asked for first while no defense is in the base.
+        """
+        return self._logits(self._host)
 
     def divergence(self, defense: Defense) -> dict[str, float] | str:
         """By set the mean KL(base || defense) in nats, or why there is none.
@@ -33,12 +36,20 @@ class FirstTokens:
         Args:
             defense: entered; `of_base` has been asked for before.
         """
+        base = self.of_base
+        if isinstance(base, str):
+            return base
+        logits = self._logits(defense)
+        if isinstance(logits, str):
+            return logits
+        values = {name: divergence(base[name], logits[name]) for name in logits}
+        return {name: sum(each) / len(each) for name, each in values.items()}
+
+    def _logits(self, who: Host | Defense) -> dict[str, Tensor] | str:
         try:
-            logits = {name: defense.first_logits(talks) for name, talks in self._talks.items()}
+            return {name: who.first_logits(talks) for name, talks in self._talks.items()}
         except MoguError as error:
             return str(error)
-        values = {name: divergence(self.of_base[name], logits[name]) for name in logits}
-        return {name: sum(each) / len(each) for name, each in values.items()}
 
 
 def divergence(base: Tensor, other: Tensor) -> list[float]:
