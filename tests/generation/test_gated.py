@@ -111,6 +111,12 @@ def test_beams_of_a_batch_equal_each_row_alone(settings, reply_threshold, usable
     assert together == [row for prompt in PROMPTS for row in replies(mogu, [prompt], **beams)]
 
 
+def test_a_refusal_that_is_written_is_not_begun_again():
+    mogu = gated(reply_threshold=0.0)
+    rows = replies(mogu, PROMPTS, threshold=0.0)
+    assert rows == [by_hand(mogu, prompt, threshold=0.0).tokens for prompt in PROMPTS]
+
+
 def test_sampled_sequences_of_a_refused_prompt_are_all_refusals():
     mogu = gated()
     torch.manual_seed(0)

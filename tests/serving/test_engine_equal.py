@@ -1,5 +1,7 @@
 """Each row of a busy batch equals the same job alone, and greedy ones equal `MoguModel.reply`."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -113,10 +115,14 @@ def test_token_routing_hands_over_in_every_row_after_its_own_tokens(family, k):
     mogu = hardened(family, routed_tokens=4, routed_prompt_tokens=k)
     prompts = [*PROMPTS, *LONG]
     spelled = TokenBytes(mogu.tokenizer)
+    lengths = [12, 3, 8, 10, 5, 12]  # rows leave and join one by one
+    jobs = [
+        (prompt, replace(GREEDY, max_tokens=length)) for prompt, length in zip(prompts, lengths, strict=True)
+    ]
     with serving(mogu, rows=3) as engine:
-        replies = answers(engine, [(prompt, GREEDY) for prompt in prompts])
-    for prompt, reply in zip(prompts, replies, strict=True):
-        tokens = by_hand_by_token(mogu, prompt, 4, NEW, end=IM_END).tokens
+        replies = answers(engine, jobs)
+    for (prompt, sampling), reply in zip(jobs, replies, strict=True):
+        tokens = by_hand_by_token(mogu, prompt, 4, sampling.max_tokens, end=IM_END).tokens
         assert [each.bytes for each in reply.logprobs] == [
             spelled.of(each) for each in tokens if each != IM_END
         ]
