@@ -364,6 +364,7 @@ def test_a_judge_lives_in_one_event_loop_over_all_defenses_and_is_closed_there(r
     assert judge.closed[0].is_closed()
 
 
+@pytest.mark.filterwarnings("ignore:coroutine 'tg_collect")  # of the judging that was killed
 def test_a_killed_judging_asks_again_only_what_has_no_verdict(run, kinds, tmp_path):
     class Dies(Length):
         async def judge(self, request, reply):

@@ -72,9 +72,7 @@ class SafeDecoding(Defense):
         Raises:
             MoguError: always.
         """
-        raise MoguError(
-            "without bound: it draws from a few common tokens"
-        )
+        raise MoguError("without bound: it draws from a few common tokens")
 
     def _answer(self, prompts: list[list[int]], max_new_tokens: int) -> list[Answer]:
         mogu = self.host.mogu
