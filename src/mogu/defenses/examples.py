@@ -58,7 +58,7 @@ def benign_examples(host: Host, requests: Sequence[Request], progress: Progress)
     # Sorted: a batch is of like lengths.
     requests = sorted(requests, key=lambda request: len(request.text))
     host.work.mkdir(parents=True, exist_ok=True)
-    kept = host.work / "benign-replies.jsonl"
+    kept = host.work / "base-replies.jsonl"
     replies = {row["request"]: row for row in read_grown_jsonl(kept)}
     for done, batch in enumerate(batches_of(requests, host.batch_size)):
         # A batch is generated whole or not at all, so that a run that goes on pads as one that was not killed.
