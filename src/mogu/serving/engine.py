@@ -99,7 +99,7 @@ class Engine:
         waiting: int = 64,
         threshold: float | None = None,
         mode: Literal["mogu", "base"] = "mogu",
-        prompt_tokens: int = 4096,
+        prompt_tokens: int = 1024,
     ) -> None:
         for name, value, lowest in (
             ("rows", rows, 1),
