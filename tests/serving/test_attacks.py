@@ -199,6 +199,15 @@ class TestStrict:
     def test_no_bias_or_penalty_changes_a_refusal(self, strict, expected, fields):
         check(strict.chat(BAD, **GREEDY, **fields), expected[0.0]["malicious"])
 
+    @pytest.mark.parametrize("opener", ["", "Sure"])
+    def test_no_logprobs_tell_what_the_base_would_have_written(self, strict, opener):
+        # Else a caller could put the reply together, one opener after the other.
+        fields = {"logprobs": True, "top_logprobs": 20}
+        told = strict.chat(BAD, opener, **GREEDY, **fields).json()["choices"][0]["logprobs"]["content"]
+        assert told and all([each["token"]] == [top["token"] for top in each["top_logprobs"]] for each in told)
+        told = strict.complete(BAD, **GREEDY, logprobs=20).json()["choices"][0]["logprobs"]
+        assert [list(each) for each in told["top_logprobs"]] == [[token] for token in told["tokens"]]
+
     def test_a_stop_string_that_cuts_a_refusal_ends_the_reply(self, strict, expected):
         refusal = expected[0.0]["malicious"].text
         for stop in (refusal[0], refusal[:2], [refusal[1], "x"]):

@@ -119,6 +119,16 @@ def test_logprobs_are_given_where_asked():
     assert dict(chosen.chances[2].top)[int(given[2].argmax())] == pytest.approx(expected[2].max().item())
 
 
+def test_a_refused_row_does_not_tell_what_else_there_was():
+    given = logits(2)
+    given[:, 7] = 30.0
+    rows = [Chooser(Sampling(1, temperature=0, logprobs=count)) for count in (20, 0)]
+    told = choose(given.clone(), rows, [True] * 2).chances
+    own = given.log_softmax(-1)[0, 7].item()
+    assert told[0].top == ((7, pytest.approx(own)),) and told[1].top == ()
+    assert len(choose(given.clone(), rows, [False] * 2).chances[0].top) == 20
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

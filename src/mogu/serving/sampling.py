@@ -2,7 +2,8 @@
 
 Knows tensors, nothing of models or text. What the caller may change never undoes a refusal: in a row that the safe
 variant writes neither bias nor penalties act, and the temperature is at most 1, which leaves the beginning of a refusal
-as certain as the model's own shares do.
+as certain as the model's own shares do. Nor is told what else such a row might have gone on with: where a refusal begins,
+that is what the base would have answered.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ class Chances(NamedTuple):
 
     Attributes:
         logprob: its own.
-        top: id and logprob of the likeliest tokens, the likeliest first.
+        top: id and logprob of the likeliest tokens, the likeliest first; of a refused row the token alone.
     """
 
     logprob: float
@@ -139,7 +140,7 @@ def choose(logits: Tensor, rows: Sequence[Chooser], refused: Sequence[bool]) -> 
     ids = tokens.tolist()
     for row, token in zip(rows, ids, strict=True):
         row.note(token)
-    return Chosen(tokens, ids, _chances(logits, tokens, rows))
+    return Chosen(tokens, ids, _chances(logits, tokens, rows, refused))
 
 
 def _add_bias(logits: Tensor, biases: Sequence[dict[int, float]]) -> None:
@@ -200,7 +201,9 @@ def _place(sums: Tensor, numbers: Tensor) -> Tensor:
     return place.clamp(max=sums.shape[1] - 1)
 
 
-def _chances(logits: Tensor, tokens: Tensor, rows: Sequence[Chooser]) -> list[Chances | None]:
+def _chances(
+    logits: Tensor, tokens: Tensor, rows: Sequence[Chooser], refused: Sequence[bool]
+) -> list[Chances | None]:
     chances: list[Chances | None] = [None] * len(rows)
     asked = [place for place, row in enumerate(rows) if row.sampling.logprobs is not None]
     if not asked:
@@ -210,6 +213,8 @@ def _chances(logits: Tensor, tokens: Tensor, rows: Sequence[Chooser]) -> list[Ch
     top, ids = (each.tolist() for each in logprobs.topk(min(MOST_LOGPROBS, logprobs.shape[1])))
     for number, place in enumerate(asked):
         count = rows[place].sampling.logprobs or 0
-        likeliest = tuple(zip(ids[number][:count], top[number][:count], strict=True))
-        chances[place] = Chances(own[number], likeliest)
+        likeliest = list(zip(ids[number], top[number], strict=True))
+        if refused[place]:
+            likeliest = [(int(tokens[place]), own[number])]
+        chances[place] = Chances(own[number], tuple(likeliest[:count]))
     return chances
