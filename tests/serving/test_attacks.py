@@ -204,7 +204,9 @@ class TestStrict:
         # Else a caller could put the reply together, one opener after the other.
         fields = {"logprobs": True, "top_logprobs": 20}
         told = strict.chat(BAD, opener, **GREEDY, **fields).json()["choices"][0]["logprobs"]["content"]
-        assert told and all([each["token"]] == [top["token"] for top in each["top_logprobs"]] for each in told)
+        assert told and all(
+            [each["token"]] == [top["token"] for top in each["top_logprobs"]] for each in told
+        )
         told = strict.complete(BAD, **GREEDY, logprobs=20).json()["choices"][0]["logprobs"]
         assert [list(each) for each in told["top_logprobs"]] == [[token] for token in told["tokens"]]
 

@@ -37,6 +37,34 @@ def test_a_large_body_is_refused_whatever_its_header_says():
         assert live.chat("Hi").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"logit_bias": dict.fromkeys(map(str, range(1025)), 1)}, "an object has more than 1024 keys"),
+        (dict.fromkeys(map(str, range(1025)), 1), "an object has more than 1024 keys"),
+        ({"prompt": [-1] * 100_000}, "prompt: Input should be a valid string or Input"),
+        ({"prompt": [[-1]] * 100_000}, "prompt: Input should be a valid string or Input"),
+        ({"stop": [1] * 100_000}, "stop: Input should be a valid string"),
+    ],
+)
+def test_of_many_mistakes_no_list_is_made(monkeypatch, fields, reason):
+    most = []
+    original = body_module._fault
+    monkeypatch.setattr(body_module, "_fault", lambda errors: most.append(len(errors)) or original(errors))
+    with served(FakeEngine()) as live:
+        answer = live.complete(**({"prompt": "Hi"} | fields))
+    assert answer.status_code == 400 and reason in answer.json()["error"]["message"]
+    assert sum(most) < 5
+
+
+def test_a_raw_prompt_that_asks_for_no_length_gets_what_there_is():
+    engine = FakeEngine(longest=20)
+    with served(engine, limits=Limits(reply=8)) as live:
+        assert live.complete([5]).status_code == live.complete([5] * 15).status_code == 200
+        assert [sampling.max_tokens for _, sampling in engine.jobs] == [8, 5]
+        assert live.complete([5], max_tokens=9).status_code == 400
+
+
 def test_a_client_that_asks_before_it_sends_is_told_before_it_sends():
     with served(FakeEngine(), limits=Limits(body=2000)) as live:
         address = urlsplit(live.url)

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
 
 from mogu.serving.faults import Fault
+from mogu.serving.limits import KEYS
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
@@ -136,6 +137,8 @@ def _place(error: ErrorDetails) -> str:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > KEYS:
+        raise ValueError(f"an object has more than {KEYS} keys")
     values = dict(pairs)
     if len(values) < len(pairs):
         raise ValueError("an object has the same key twice")

@@ -5,7 +5,7 @@ model: whether a prompt fits is not seen here.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -23,6 +23,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_after_validator_function
 
 from mogu.serving.job import Sampling
+from mogu.serving.limits import KEYS
 
 COMPLETION_TOKENS = 16
 """The longest reply to a raw prompt that gives none, in tokens: OpenAI's."""
@@ -77,13 +78,14 @@ Biases = Annotated[
     WithJsonSchema(
         {
             "type": "object",
+            "maxProperties": KEYS,
             "propertyNames": {"pattern": "^[0-9]{1,9}$"},
             "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
         }
     ),
 ]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
-StopStrings = Annotated[list[StopString], Field(max_length=16)]
+StopStrings = Annotated[list[StopString], Field(max_length=16, fail_fast=True)]
 Likeliest = Annotated[int, Field(ge=0, le=20)]
 
 
@@ -114,6 +116,8 @@ class _Request(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     user: Ignored = None
+
+    usual_longest: ClassVar[int | None] = None  # the longest reply of a request that leaves it open
 
     @property
     def longest(self) -> int | None:
@@ -224,7 +228,7 @@ class ChatMessage(BaseModel):
 class ChatRequest(_Request):
     """The body of `/v1/chat/completions`."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MESSAGES)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MESSAGES, fail_fast=True)]
     logprobs: bool | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     top_logprobs: Likeliest | None = None
@@ -286,7 +290,8 @@ class ChatRequest(_Request):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-Ids = list[Annotated[int, Field(ge=0)]]
+# At the first mistake it is over: a million of them would take a gigabyte.
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(fail_fast=True)]
 
 
 def _prompts(value: object) -> object:
@@ -308,7 +313,7 @@ _PROMPT_SCHEMA = {
     "description": "Text, in which no control token can be typed, or token ids, none of them a control token's.",
 }
 RawPrompts = Annotated[
-    list[str] | list[Ids],
+    Annotated[list[str], Field(fail_fast=True)] | Annotated[list[Ids], Field(fail_fast=True)],
     Field(min_length=1),
     BeforeValidator(_prompts),
     WithJsonSchema(_PROMPT_SCHEMA),
@@ -322,6 +327,8 @@ class CompletionRequest(_Request):
     best_of: Annotated[int, Field(ge=1)] | None = None
     logprobs: Likeliest | None = None
 
+    usual_longest: ClassVar[int | None] = COMPLETION_TOKENS
+
     echo: Echo = None
     suffix: Suffix = None
 
@@ -333,8 +340,8 @@ class CompletionRequest(_Request):
 
     @property
     def longest(self) -> int | None:
-        """The longest reply, in tokens."""
-        return self.max_tokens or COMPLETION_TOKENS
+        """The longest reply, in tokens; None if the request leaves it open."""
+        return self.max_tokens
 
     @property
     def likeliest(self) -> int | None:

@@ -37,8 +37,8 @@ class Sampling:
         logit_bias: token id to nats, -100 to 100. Where a reply is refused, neither this nor a penalty acts.
         frequency_penalty: -2 to 2, nats taken for each time that the reply holds a token.
         presence_penalty: -2 to 2, nats taken from each token that the reply holds.
-        logprobs: None for none; else each token's own and that of so many likeliest (0 to 20). Where a reply is refused,
-            no other tokens than its own are told.
+        logprobs: None for none; else each token's own and that of so many likeliest (0 to 20). Where a reply is
+            refused, no other tokens than its own are told.
     """
 
     max_tokens: int

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 MIB = 2**20
 
+KEYS = 1024
+"""Of an object, at most: each could be a mistake to tell of, or a bias to add at every token."""
+
 
 @dataclass(frozen=True)
 class Limits:

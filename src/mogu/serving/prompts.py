@@ -62,7 +62,7 @@ class Encoder:
         jobs: list[Job] = []
         for prompt in prompts:
             self._check_length(len(prompt), field)
-            longest = self._longest_reply(len(prompt), request.longest)
+            longest = self._longest_reply(len(prompt), request)
             jobs += [Job(prompt, request.sampling(longest, len(jobs) + each)) for each in range(choices)]
         return jobs
 
@@ -106,12 +106,11 @@ class Encoder:
                 "context_length_exceeded",
             )
 
-    def _longest_reply(self, prompt: int, asked: int | None) -> int:
+    def _longest_reply(self, prompt: int, request: ChatRequest | CompletionRequest) -> int:
         """How many tokens the reply to a prompt of so many may have."""
-        room = self._longest - prompt
-        limit = self._limits.reply
+        room, limit, asked = self._longest - prompt, self._limits.reply, request.longest
         if asked is None:
-            return room if limit is None else min(room, limit)
+            return min(each for each in (room, limit, request.usual_longest) if each is not None)
         if limit is not None and asked > limit:
             raise _fault(
                 "max_tokens",

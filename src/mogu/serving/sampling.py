@@ -2,8 +2,8 @@
 
 Knows tensors, nothing of models or text. What the caller may change never undoes a refusal: in a row that the safe
 variant writes neither bias nor penalties act, and the temperature is at most 1, which leaves the beginning of a refusal
-as certain as the model's own shares do. Nor is told what else such a row might have gone on with: where a refusal begins,
-that is what the base would have answered.
+as certain as the model's own shares do. Nor is told what else such a row might have gone on with: where a refusal
+begins, that is what the base would have answered.
 """
 
 from collections.abc import Sequence
