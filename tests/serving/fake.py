@@ -48,6 +48,7 @@ class FakeEngine:
         jobs: what was asked.
         tickets: of each job.
         closing: whether it takes none any more.
+        failed: whether an error has ended it.
     """
 
     pieces: Callable[[int, Sampling], list[Piece]] = lambda index, sampling: words(
@@ -57,6 +58,7 @@ class FakeEngine:
     go: Event = field(default_factory=Event)
     longest: int = 2048
     closing: bool = False
+    failed: bool = False
     closed: list[float] = field(default_factory=list)
     jobs: list[tuple[list[int], Sampling]] = field(default_factory=list)
     tickets: list[Ticket] = field(default_factory=list)

@@ -112,6 +112,41 @@ def test_a_step_that_fails_ends_its_rows_alone(monkeypatch):
         assert answers(engine, [(PROMPTS[2], SHORT)]) == [expected]
 
 
+def test_an_engine_that_cannot_go_on_ends_everything(monkeypatch):
+    mogu = gated()
+    engine = Engine(mogu, rows=1, threshold=1.0)
+    engine.start()
+    _, first = submitted(engine, PROMPTS[0], LONG)
+    assert first.begun.wait(PATIENCE)
+    _, second = submitted(engine, PROMPTS[1], LONG)
+
+    def fail(*_):
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(engine, "_start_afresh", fail)
+    monkeypatch.setattr(engine._batch, "step", fail)
+    for listener in (first, second):
+        assert listener.whole().finish == "error" and "the device is gone" in listener.whole().error
+    assert engine.failed and (engine.state.running, engine.state.waiting) == (0, 0)
+    with pytest.raises(Closing, match="the engine has failed and takes no more jobs"):
+        submitted(engine, PROMPTS[0], SHORT)
+    engine.close(0)
+    mogu.generate(torch.tensor([PROMPTS[0]]), max_new_tokens=1)  # the model is free again
+
+
+def test_a_reply_whose_text_cannot_be_written_fails_and_the_engine_goes_on(monkeypatch):
+    with serving(gated(), rows=1, threshold=1.0) as engine:
+        ticket, first = submitted(engine, PROMPTS[0], LONG)
+        assert first.begun.wait(PATIENCE)
+
+        def fail():
+            raise KeyError("no such letter")
+
+        monkeypatch.setattr(ticket._row._text, "_opened", fail)
+        assert first.whole().finish == "error"
+        assert answers(engine, [(PROMPTS[0], SHORT)])[0].finish == "length"
+
+
 def test_prompts_that_cannot_be_read_leave_the_running_rows_alone(monkeypatch):
     mogu = gated()
     with serving(mogu, rows=2, threshold=1.0) as engine:

@@ -29,6 +29,13 @@ def test_health_needs_nothing(live):
     assert live.get(f"{root(live)}/health").json() == {"status": "ok"}
 
 
+def test_a_server_whose_engine_has_failed_is_not_healthy():
+    with served(FakeEngine(failed=True, closing=True)) as client:
+        answer = client.get(f"{root(client)}/health")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_failed")
+        assert client.chat("Hi").status_code == 503
+
+
 def test_a_path_or_a_method_that_is_not_there(live):
     for answer, status in [
         (live.get("engines"), 404),

@@ -43,6 +43,10 @@ class Engine(Writer, Protocol):
         """Tokens of prompt and reply together that the model takes."""
 
     @property
+    def failed(self) -> bool:
+        """Whether an error has ended it."""
+
+    @property
     def state(self) -> State:
         """What it is at, now."""
 
@@ -76,7 +80,7 @@ def make_app(
     app.post("/v1/completions", response_model=None, **takes(CompletionRequest, TextBody))(server.complete)
     app.get("/v1/models", responses=errors(401))(server.models)
     app.get("/v1/models/{name:path}", responses=errors(401, 404))(server.model)
-    app.get("/health")(server.health)
+    app.get("/health", responses=errors(503))(server.health)
     app.get("/metrics", response_class=Response, responses=errors(401))(server.metrics_text)
     app.exception_handler(Fault)(_tell_fault)
     app.exception_handler(HTTPException)(_tell_http)
@@ -128,7 +132,9 @@ class _Server:
         return self._model()
 
     async def health(self) -> Health:
-        """Whether the server answers; needs no key."""
+        """Whether the server answers, and its engine writes; needs no key."""
+        if self._engine.failed:
+            raise Fault(503, "The engine has failed: start the server again.", code="engine_failed")
         return {"status": "ok"}
 
     async def metrics_text(self) -> Response:

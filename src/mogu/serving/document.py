@@ -22,7 +22,7 @@ _ERRORS = {
     415: "The body is not said to be JSON.",
     429: "As many replies wait as may; Retry-After says when to try again.",
     500: "The reply failed.",
-    503: "The server is closing.",
+    503: "The server is closing, or its engine has failed.",
     504: "The reply took too long.",
 }
 

@@ -86,6 +86,7 @@ class Engine:
 
     Attributes:
         longest: most tokens of prompt and reply together.
+        failed: whether an error has ended it: it writes nothing any more.
 
     Raises:
         MoguError: If a number is too low, or the model or the adapter cannot be served so.
@@ -129,7 +130,7 @@ class Engine:
         # Guards the queue and what follows; the rows are the thread's own.
         self._changed = Condition()
         self._unfinished = 0
-        self._closing = self._cut = False
+        self._closing = self._cut = self.failed = False
         self._thread: Thread | None = None
         self._totals = EngineState(0, 0, 0, 0, 0, 0)
 
@@ -199,7 +200,8 @@ class Engine:
         row = Row(prompt, sampling, heard, self._vocabulary, room)
         with self._changed:
             if self._closing:
-                raise Closing("the engine is closing and takes no more jobs")
+                reason = "has failed" if self.failed else "is closing"
+                raise Closing(f"the engine {reason} and takes no more jobs")
             if self._unfinished >= self._most_rows + self._most_waiting:
                 raise Full(f"{self._unfinished} jobs are running and waiting already; try again later")
             self._unfinished += 1
@@ -212,14 +214,21 @@ class Engine:
             self._changed.notify()
 
     def _serve(self, held: ExitStack) -> None:
-        with held, torch.inference_mode():
-            while self._has_work():
-                try:
-                    self._step()
-                    continue
-                except Exception as error:
-                    self._fail((*self._rows, *self._joining), error)
-                self._start_afresh()  # only here is nothing of the failed step held any more
+        try:
+            with held, torch.inference_mode():
+                while self._has_work():
+                    try:
+                        self._step()
+                        continue
+                    except Exception as error:
+                        self._fail((*self._rows, *self._joining), error)
+                    self._start_afresh()  # only here is nothing of the failed step held any more
+        except Exception as error:  # such as a GPU that answers nothing any more
+            with self._changed:
+                self._closing = self.failed = True
+                waiting = list(self._queue)
+                self._queue.clear()
+            self._fail((*self._rows, *self._joining, *waiting), error)
 
     def _has_work(self) -> bool:
         """Wait until there is something to do; False if there never will be."""
@@ -330,7 +339,7 @@ class Engine:
         first_line = (str(error).splitlines() or [""])[0]
         for row in rows:
             if row.finish is None:
-                row.end("error", f"the engine failed while it wrote: {type(error).__name__}: {first_line}")
+                row.fail(f"the engine failed while it wrote: {type(error).__name__}: {first_line}")
                 self._tell(row)
 
     def _start_afresh(self) -> None:

@@ -87,12 +87,15 @@ class Row:
         elif self.tokens >= self._longest:
             self.end("length")
 
-    def end(self, finish: Finish, error: str | None = None) -> None:
+    def end(self, finish: Finish) -> None:
         """End the row; what it has written is settled."""
         self._text.end()
         # The last character may complete a stop string.
         self.finish = "stop" if self._text.stopped and finish == "length" else finish
-        self.error = error
+
+    def fail(self, error: str) -> None:
+        """End the row by an error; its text is left alone, for that may be what went wrong."""
+        self.finish, self.error = "error", error
 
     def piece(self) -> Piece | None:
         """What is new since the last piece; None if nothing is."""
