@@ -84,7 +84,15 @@ def test_half_a_character_anywhere_is_told_so(live):
 
 def test_text_goes_through_unchanged(live):
     assert live.chat("Hi").json()["choices"][0]["message"]["content"] == "schöne Grüße 👋"
-    assert "Grüße" in live.chat("Hi", stream=True).text
+
+
+def test_an_event_is_one_line_whatever_breaks_lines():
+    text = "a\u2028b\u2029c\x85d\n\re schöne Grüße"
+    with served(FakeEngine(lambda *_: words(text))) as client:
+        body = {"model": NAME, "prompt": "Hi", "stream": True}
+        with client.stream("POST", "completions", json=body) as answer:
+            events = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
+    assert "".join(json.loads(each)["choices"][0]["text"] for each in events[:-1]) == text
 
 
 def test_each_answer_has_the_requests_id_or_a_new_one(live):

@@ -32,6 +32,17 @@ def test_the_shortest_limit_counts():
     assert longest_text(Bare(config, longest=50)) == 50
 
 
+def test_positions_that_one_long_row_would_change_for_all_end_the_text():
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [4.0] * 4,
+        "original_max_position_embeddings": 64,
+    }
+    assert longest_text(Bare(MistralConfig(**_GROUPED, sliding_window=None, rope_parameters=rope))) == 64
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

@@ -26,7 +26,8 @@ TOLERANCE = 0.1
 def longest_text(model: MoguModel) -> int:
     """Most tokens of a prompt and its reply together.
 
-    A model with a sliding window is served up to that window: within it, it attends to everything.
+    A model with a sliding window is served up to that window: within it, it attends to everything. One whose positions
+    change with the longest row is served up to where they do.
 
     Raises:
         MoguError: If the model cannot be served.
@@ -37,6 +38,9 @@ def longest_text(model: MoguModel) -> int:
     if "position_ids" not in inspect.signature(language_model.forward).parameters:
         raise MoguError(f"{kind} takes no position_ids: {SUPPORTED}")
     lengths = [getattr(config, "max_position_embeddings", None), model.tokenizer.model_max_length]
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":  # beyond, one long row would turn all rows' positions otherwise
+        lengths.append(rope["original_max_position_embeddings"])
     for layer in DynamicCache(config=config).layers:
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
             raise MoguError(f"{kind} keeps more than keys and values ({type(layer).__name__}): {SUPPORTED}")

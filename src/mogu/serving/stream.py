@@ -70,7 +70,8 @@ class EventStream(Response):
 
 
 def _event(values: Mapping[str, Any]) -> str:
-    return f"data: {json.dumps(values, ensure_ascii=False)}\n\n"
+    # In ASCII: many clients break lines at U+2028 and U+0085 too, which JSON leaves as they are.
+    return f"data: {json.dumps(values)}\n\n"
 
 
 def _message(*events: str) -> dict[str, Any]:
