@@ -199,6 +199,15 @@ def test_the_pace_is_that_of_the_latest_replies():
     assert pace.retry_after == 60
 
 
+def test_whole_replies_and_streams_set_the_pace(monkeypatch):
+    seconds = []
+    monkeypatch.setattr(Pace, "took", lambda self, took: seconds.append(took))
+    with served(FakeEngine()) as live:
+        for stream in (False, True):
+            assert live.chat("Hi", n=2, stream=stream).status_code == 200
+    assert len(seconds) == 2 and all(0 < each < 20 for each in seconds)
+
+
 def test_a_reply_that_takes_too_long():
     engine = FakeEngine()
     engine.go.clear()

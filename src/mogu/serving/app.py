@@ -159,7 +159,7 @@ class _Server:
             request.receive,
             began=record.began,
             deadline=deadline,
-            retry_after=self._pace.retry_after,
+            pace=self._pace,
         )
         record.replies = replies
         head: Head = {"id": f"{prefix}-{record.id}", "created": int(time.time()), "model": self._name}
@@ -175,7 +175,6 @@ class _Server:
         async with replies:
             async for index, piece in replies:
                 pieces[index].append(piece)
-        self._pace.took(time.monotonic() - record.began)
         return JSONResponse(format.body(pieces, replies.usage))
 
     async def _read(

@@ -16,6 +16,7 @@ from starlette.types import Receive
 from mogu.errors import MoguError
 from mogu.serving.faults import Fault
 from mogu.serving.job import Closing, Full, Piece, Sampling, Verdict
+from mogu.serving.limits import Pace
 from mogu.serving.prompts import Job
 from mogu.serving.shapes import Usage
 
@@ -53,7 +54,7 @@ class Replies:
         receive: tells when the client hangs up; the request's body has been read.
         began: when the request came, in the event loop's time.
         deadline: when its time is over, in the same.
-        retry_after: seconds, told to a client for whom there is no place.
+        pace: told how long they took, and asked when there may be a place.
 
     Attributes:
         deadline: as given.
@@ -68,7 +69,7 @@ class Replies:
         *,
         began: float,
         deadline: float,
-        retry_after: int,
+        pace: Pace,
     ) -> None:
         self.deadline = deadline
         self.texts = [""] * len(jobs)
@@ -76,7 +77,7 @@ class Replies:
         self._jobs = jobs
         self._receive = receive
         self._began = began
-        self._retry_after = retry_after
+        self._pace = pace
         self._tickets: list[Ticket] = []
         self._latest: list[Piece | None] = [None] * len(jobs)
         self._first: float | None = None  # when the first piece came, in the event loop's time
@@ -116,7 +117,7 @@ class Replies:
         except MoguError as error:
             self._free()
             if isinstance(error, Full):
-                raise no_place(str(error), self._retry_after) from error
+                raise no_place(str(error), self._pace.retry_after) from error
             if isinstance(error, Closing):
                 raise Fault(503, str(error), code="closing") from error
             raise Fault(400, str(error), code="invalid_value") from error
@@ -154,6 +155,8 @@ class Replies:
             self._latest[index] = piece
             self.texts[index] += piece.text
             unfinished -= piece.finish is not None
+            if not unfinished:
+                self._pace.took(self._last - self._began)
             yield index, piece
 
     def _heard(self, index: int, piece: Piece) -> None:
