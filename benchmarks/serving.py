@@ -74,17 +74,20 @@ class Load:
     new_tokens: int
     first_tokens: list[float] = field(default_factory=list)
     tokens: int = 0
+    error: str | None = None
     _left: int = 0
     _lock: Lock = field(default_factory=Lock)
     _over: Event = field(default_factory=Event)
 
     def run(self) -> float:
-        """Seconds from the first prompt to the last token."""
+        """Seconds from the first prompt to the last token; a reply that fails ends the benchmark."""
         self._left = len(self.prompts)
         start = time.perf_counter()
         for number, prompts in enumerate(self.prompts):
             Timer(number * APART, self._ask, [iter(prompts)]).start()
         self._over.wait()
+        if self.error:
+            raise SystemExit(self.error)
         return time.perf_counter() - start
 
     def _ask(self, prompts: Iterator[list[int]]) -> None:
@@ -102,7 +105,10 @@ class Load:
             if not pieces:
                 self.first_tokens.append(time.perf_counter() - asked)
             pieces += 1
-            if piece.finish is not None:
+            if piece.error:
+                self.error = piece.error
+                self._over.set()
+            elif piece.finish is not None:
                 self.tokens += piece.tokens
                 self._ask(prompts)
 
@@ -116,8 +122,10 @@ def loaded(model: MoguModel, side: Side, prompts: list[list[list[int]]], new_tok
     engine.start()
     ready = time.perf_counter() - start
     load = Load(engine, prompts, new_tokens)
-    seconds = load.run()
-    engine.close(patience=0)
+    try:
+        seconds = load.run()
+    finally:
+        engine.close(patience=0)
     return Figures(load.tokens / seconds, statistics.median(load.first_tokens), ready)
 
 
@@ -179,7 +187,9 @@ def main() -> None:
     for (name, ratio), bar, meets in zip(ratios.items(), bars, met, strict=False):
         interval = f"{ratio.low:.3f} to {ratio.high:.3f}"
         table.add_row(name, f"{ratio.median:.3f}", interval, bar, "yes" if meets else "no")
-    table.add_row("seconds until ready", f"{ready:.1f}", "", f"<= {MOST_READY}", "yes" if met[-1] else "no")
+    table.add_row(
+        "seconds to load and start", f"{ready:.1f}", "", f"<= {MOST_READY}", "yes" if met[-1] else "no"
+    )
     console = Console(width=110)
     console.print(table)
     for name, figures in (("mogu", mogu), ("base", base), ("one stream", single)):
