@@ -254,3 +254,16 @@ def test_layers_are_watched_while_they_are_read_and_no_longer(reply_threshold):
     reads = len(mogu.config.gate.layers)
     assert watched == ([reads, 0, 0] if reply_threshold is None else [reads] * 3)
     assert sum(len(layer._forward_hooks) for layer in layers) == 0
+
+
+def test_a_prompt_of_which_the_gate_makes_no_number_is_refused():
+    mogu = gated()
+    bias = mogu.adapter.gate.bias
+    kept = bias.clone()
+    with torch.no_grad():
+        bias.fill_(torch.nan)
+        try:
+            (row,) = replies(mogu, [PROMPTS[0]], threshold=1.0)
+        finally:
+            bias.copy_(kept)
+    assert row == replies(mogu, [PROMPTS[0]], threshold=0.0)[0]

@@ -28,7 +28,8 @@ def run(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8000,
     name: Annotated[
-        str | None, typer.Option(help="Of the model, as requests give it; by default the base's and -mogu.")
+        str | None,
+        typer.Option(help="Of the model, as requests give it; by default the base's and -mogu (or -base)."),
     ] = None,
     keys: Annotated[
         Path | None,
@@ -93,7 +94,7 @@ def run(
     with closing(bind(host, port, public=public, remedy=remedy)) as bound, _lines(log) as lines:
         model = open_model(folder, base, device, dtype, trust_remote_code)
         engine = Engine(model, rows=rows, waiting=waiting, threshold=threshold, mode=mode)
-        served = name or f"{Path(model.config.base.name).name.removesuffix('.gguf')}-mogu"
+        served = name or Path(model.config.base.name).name.removesuffix(".gguf") + f"-{mode}"
         limits = Limits(round(max_body * MIB), max_prompt_tokens, max_new_tokens, rows, max_seconds)
         app = make_app(
             engine,

@@ -70,7 +70,7 @@ class Reading:
             left_out: how many last columns do not count.
 
         Returns:
-            ``(rows,)``, each 0 to 1.
+            ``(rows,)``, each 0 to 1; 1 where the model gave what is no number, for nobody knows what that is.
         """
         scores = self._all_scores()
         copies = scores.shape[1] // len(self._starts)
@@ -78,7 +78,8 @@ class Reading:
         read = torch.arange(self._begin, self.end - left_out, device=scores.device) >= starts[:, None]
         if len(rows) < scores.shape[1]:
             scores = scores[:, torch.tensor(rows, device=scores.device)]
-        return torch.sigmoid(self._gate(scores[:, :, : read.shape[1]], read)).to(self._device)
+        probability = torch.sigmoid(self._gate(scores[:, :, : read.shape[1]], read)).to(self._device)
+        return probability.nan_to_num(nan=1.0)
 
     def reorder(self, rows: Tensor) -> None:
         """Move the rows of the batch as beams do, within their prompt's."""

@@ -118,6 +118,11 @@ class Engine:
         self.longest = longest_text(model)
         gate = model.config.gate if mode == "mogu" else None
         self._threshold = None if gate is None else gate.thresholds(threshold).prompt
+        # Of token routing, so many tokens of each reply are drawn from routed logits.
+        self._routed_tokens: float = 0
+        if mode == "mogu" and gate is None:
+            m = model.config.routed_tokens
+            self._routed_tokens = float("inf") if m is None else m
         ends, _ = end_and_pad_ids(model.model.generation_config, model.tokenizer)
         self._vocabulary = Vocabulary(model.tokenizer, ends if isinstance(ends, Collection) else (ends,))
         self._ids: int = model.model.config.get_text_config(decoder=True).vocab_size
@@ -304,7 +309,8 @@ class Engine:
     def _write(self, rows: Sequence[Row], logits: Tensor, states: Sequence[RowState]) -> Tensor:
         """Choose the next token of each row and give out what is new; ``(rows,)``, the tokens."""
         refused = [state.safe_from is not None for state in states]
-        chosen = choose(logits, [row.chooser for row in rows], refused)
+        guarded = [safe or row.tokens < self._routed_tokens for safe, row in zip(refused, rows, strict=True)]
+        chosen = choose(logits, [row.chooser for row in rows], guarded)
         newly_refused = sum(safe and not row.verdict.refused for safe, row in zip(refused, rows, strict=True))
         self._totals = self._totals._replace(
             reply_tokens=self._totals.reply_tokens + len(rows), refused=self._totals.refused + newly_refused
@@ -336,10 +342,9 @@ class Engine:
     def _fail(self, rows: Sequence[Row], error: Exception) -> None:
         """End rows by an error."""
         log.error("a step of %d rows failed", len(rows), exc_info=error)
-        first_line = (str(error).splitlines() or [""])[0]
         for row in rows:
             if row.finish is None:
-                row.fail(f"the engine failed while it wrote: {type(error).__name__}: {first_line}")
+                row.fail("the engine failed while it wrote; its log says why")
                 self._tell(row)
 
     def _start_afresh(self) -> None:

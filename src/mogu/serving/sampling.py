@@ -3,7 +3,8 @@
 Knows tensors, nothing of models or text. What the caller may change never undoes a refusal: in a row that the safe
 variant writes neither bias nor penalties act, and the temperature is at most 1, which leaves the beginning of a refusal
 as certain as the model's own shares do. Nor is told what else such a row might have gone on with: where a refusal
-begins, that is what the base would have answered.
+begins, that is what the base would have answered. The same holds of the tokens that routers weigh: as a caller's own
+choice they would be the beginning of a reply that nothing has routed.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ class Chances(NamedTuple):
 
     Attributes:
         logprob: its own.
-        top: id and logprob of the likeliest tokens, the likeliest first; of a refused row the token alone.
+        top: id and logprob of the likeliest tokens, the likeliest first; of a guarded row the token alone.
     """
 
     logprob: float
@@ -116,19 +117,19 @@ def check_sampling(sampling: Sampling, vocabulary: int) -> None:
             raise MoguError(f"logit_bias of token {token} is {nats}; give a number from -100 to 100")
 
 
-def choose(logits: Tensor, rows: Sequence[Chooser], refused: Sequence[bool]) -> Chosen:
+def choose(logits: Tensor, rows: Sequence[Chooser], guarded: Sequence[bool]) -> Chosen:
     """The next token of each row.
 
     Args:
         logits: ``(rows, vocabulary)`` of the model, at least float32; changed in place by bias and penalties.
         rows: how each is written.
-        refused: which of them the safe variant writes, this token included.
+        guarded: of which of them routing decides this token: the safe variant writes it, or routers weigh it.
     """
-    _add_bias(logits, [{} if safe else row.bias() for row, safe in zip(rows, refused, strict=True)])
+    _add_bias(logits, [{} if alone else row.bias() for row, alone in zip(rows, guarded, strict=True)])
     tokens = logits.argmax(-1)
     if drawn := [place for place, row in enumerate(rows) if row.sampling.temperature > 0]:
         temperature = [
-            min(rows[place].sampling.temperature, 1.0 if refused[place] else 2.0) for place in drawn
+            min(rows[place].sampling.temperature, 1.0 if guarded[place] else 2.0) for place in drawn
         ]
         # The highest logit goes to 0 first: divided by next to nothing it would be infinite.
         raised = logits[drawn]
@@ -140,7 +141,7 @@ def choose(logits: Tensor, rows: Sequence[Chooser], refused: Sequence[bool]) -> 
     ids = tokens.tolist()
     for row, token in zip(rows, ids, strict=True):
         row.note(token)
-    return Chosen(tokens, ids, _chances(logits, tokens, rows, refused))
+    return Chosen(tokens, ids, _chances(logits, tokens, rows, guarded))
 
 
 def _add_bias(logits: Tensor, biases: Sequence[dict[int, float]]) -> None:
@@ -202,7 +203,7 @@ def _place(sums: Tensor, numbers: Tensor) -> Tensor:
 
 
 def _chances(
-    logits: Tensor, tokens: Tensor, rows: Sequence[Chooser], refused: Sequence[bool]
+    logits: Tensor, tokens: Tensor, rows: Sequence[Chooser], guarded: Sequence[bool]
 ) -> list[Chances | None]:
     chances: list[Chances | None] = [None] * len(rows)
     asked = [place for place, row in enumerate(rows) if row.sampling.logprobs is not None]
@@ -214,7 +215,7 @@ def _chances(
     for number, place in enumerate(asked):
         count = rows[place].sampling.logprobs or 0
         likeliest = list(zip(ids[number], top[number], strict=True))
-        if refused[place]:
+        if guarded[place]:
             likeliest = [(int(tokens[place]), own[number])]
         chances[place] = Chances(own[number], tuple(likeliest[:count]))
     return chances

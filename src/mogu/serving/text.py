@@ -131,7 +131,7 @@ class TokenBytes:
             return b""
         if token in self._added:
             return name.encode()
-        if self._letters:
+        if self._letters.keys() >= set(name):
             return bytes(self._letters[letter] for letter in name)
         if byte := re.fullmatch(r"<0x([0-9A-F]{2})>", name):
             return bytes.fromhex(byte[1])
