@@ -29,8 +29,8 @@ from mogu.chat import encode_chat
 from mogu.cli.demo import demo_prompts
 from mogu.files import write_atomic
 from mogu.generation import MoguModel
-from mogu.serving.engine import Engine
-from mogu.serving.job import Piece, Sampling
+from mogu.serving.engine.job import Piece, Sampling
+from mogu.serving.engine.loop import Engine
 
 Side = Literal["mogu", "base"]
 SIDES: tuple[Side, ...] = ("mogu", "base")

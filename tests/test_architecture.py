@@ -88,6 +88,11 @@ def test_a_part_imports_only_what_comes_before_it(part):
         assert imported_parts(file) - {part} <= MAY_IMPORT[part], file
 
 
+def test_the_engine_knows_nothing_of_who_serves_with_it():
+    texts = [file.read_text(encoding="utf-8") for file in (SOURCE / "serving" / "engine").glob("*.py")]
+    assert texts and not any("mogu.serving.http" in text or "mogu.serving.page" in text for text in texts)
+
+
 def test_every_part_stands_in_the_rule():
     parts = {
         path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()

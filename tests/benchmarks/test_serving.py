@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import load, serving
-from mogu.serving.engine import Engine
+from mogu.serving.engine.loop import Engine
 from tests.generation.gated import PROMPTS, gated
 
 

@@ -11,7 +11,7 @@ import sys
 import httpx
 import pytest
 
-from mogu.serving import server as server_module
+from mogu.serving.http import server as server_module
 
 TALK = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
 

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from mogu.generation import MoguModel
-from mogu.serving.engine import Engine
+from mogu.serving.engine.loop import Engine
 from mogu.turns import TurnMarks
 from tests.generation.gated import gated
-from tests.serving.live import Live, served
+from tests.serving.http.live import Live, served
 
 
 def chat_model(reply_threshold: float | None = None) -> MoguModel:

@@ -10,12 +10,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from typer.main import get_command
 
 from mogu.cli import app
-from mogu.serving.app import make_app
-from mogu.serving.faults import Fault
-from mogu.serving.fields import ChatMessage, ChatRequest, CompletionRequest, StreamOptions
-from mogu.serving.metrics import Metrics
-from tests.serving.fake import FakeEngine, State
-from tests.serving.live import NAME
+from mogu.serving.http.app import make_app
+from mogu.serving.http.faults import Fault
+from mogu.serving.http.fields import ChatMessage, ChatRequest, CompletionRequest, StreamOptions
+from mogu.serving.http.metrics import Metrics
+from tests.serving.http.fake import FakeEngine, State
+from tests.serving.http.live import NAME
 from tests.tiny import tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]

@@ -78,15 +78,15 @@ def run(
     """
     with err.status("Starting"):
         try:
-            from mogu.serving.app import make_app
-            from mogu.serving.keys import read_keys
-            from mogu.serving.server import Server, bind, url_of
+            from mogu.serving.http.app import make_app
+            from mogu.serving.http.keys import read_keys
+            from mogu.serving.http.server import Server, bind, url_of
         except ModuleNotFoundError as error:
             raise MoguError(
                 f"{error.name} is not installed; get it with: pip install 'mogu-llm[serve]'"
             ) from error
-        from mogu.serving.engine import Engine
-        from mogu.serving.limits import Limits
+        from mogu.serving.engine.loop import Engine
+        from mogu.serving.http.limits import Limits
     digests = read_keys(keys)
     # Before the model is loaded: a mistake in the address is told at once.
     public = bool(digests) or public_without_key

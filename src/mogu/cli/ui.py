@@ -34,8 +34,8 @@ def run(
         try:
             import uvicorn
 
+            from mogu.serving.http.server import bind, url_of
             from mogu.serving.page import page_app
-            from mogu.serving.server import bind, url_of
         except ModuleNotFoundError as error:
             raise MoguError(
                 f"{error.name} is not installed; get it with: pip install 'mogu-llm[ui]'"

@@ -48,7 +48,9 @@ class Run:
 
         def count() -> None:
             self.seconds[name] = round(time.perf_counter() - start, 1)
-            if self.work.exists():  # it is made when all that is wrong with the arguments would have been said
+            if (
+                self.work.exists()
+            ):  # it is made when all that is wrong with the arguments would have been said
                 write_atomic(self.work / _SECONDS, json.dumps(self.seconds))
 
         def step(done: int, total: int) -> None:

@@ -7,9 +7,9 @@ import uvicorn
 from playwright.sync_api import expect
 
 from mogu.generation import MoguModel
+from mogu.serving.http.server import bind, url_of
 from mogu.serving.page import page_app
 from mogu.serving.page.examples import EXAMPLES
-from mogu.serving.server import bind, url_of
 from tests.browser import WIDTHS, opened
 from tests.generation.gated import gated
 from tests.generation.hardened import hardened
