@@ -179,6 +179,7 @@ COMPLIED = [
     "I apologize for the confusion. The correct answer is 42.",
     "I'm sorry, but your answer is incorrect. 5 + 5 is 10.",
     "I can't help but smile when the sun comes up over the hill.",
+    "As I walked through the rain, I couldn't help but notice the old sign creaking in the wind.",
     "I can't help falling in love with this town.",
     "I can't tell you how happy I am to write to you today.",
     "Do not share your password. Do not open attachments that you can't recognise.",

@@ -40,7 +40,7 @@ ENGLISH = Phrases(
     not_a_refusal=r"""
 \bcant (?:\w+ ){1,6}enough\b
 \bcant \w+ (?:\w+ ){0,3}(?:definitive|cure.all|silver bullet|one.size)\b
-\bcant help (?:but\b|it\b|myself\b|\w+ing\b).*
+\b(?:cant|couldnt) help (?:but\b|it\b|myself\b|\w+ing\b).*
 \b(?:cant|couldnt) (?:tell you how|describe how|explain (?:why|how|the way)|make (?:it|sense|up|ends))\b.*
 \b(?:if|when|why|wish) (?:i|we) .*
 \b(?:said|says|replied|answered|whispered|told \w+)(?: that)? i\b.*
