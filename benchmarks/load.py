@@ -5,7 +5,9 @@
 First 64 clients stream replies from a `mogu serve` for two minutes, one after the other each: there must be no error,
 and the server's memory must not grow once it is warm. Then two servers, one of them with the base alone, are loaded in
 turn by 16 clients and by one; only figures of one round are divided by each other. A quarter of the prompts is
-malicious. The clients share the machine with the server. Every figure stands in `runs/benchmarks/load.json`.
+malicious. Refusals are short, and many short replies are more work a token than few long ones: so the base is asked for
+as many tokens as MoGU writes to the same prompt. The clients share the machine with the server. Every figure stands in
+`runs/benchmarks/load.json`.
 """
 
 import argparse
@@ -130,15 +132,21 @@ class Load:
         }
 
 
-async def loaded(server: Server, talks: list[Conversation], streams: int, seconds: float) -> Load:
+class Asked(NamedTuple):
+    """What a client asks: a conversation, and for how many tokens of a reply at most."""
+
+    talk: Conversation
+    tokens: int = NEW_TOKENS
+
+
+async def loaded(server: Server, asked: list[Asked], streams: int, seconds: float) -> Load:
     """Let clients stream replies until the time is over; replies that have begun are read to their end."""
     load, start, numbers = Load(), time.perf_counter(), count()
 
     async def client(http: httpx.AsyncClient) -> None:
         while time.perf_counter() < start + seconds:
-            talk = talks[next(numbers) % len(talks)]
             try:
-                await _stream(http, server, talk, load)
+                await _stream(http, server, asked[next(numbers) % len(asked)], load)
             except (httpx.HTTPError, ValueError, KeyError) as error:
                 load.errors.append(f"{type(error).__name__}: {error}")
 
@@ -149,28 +157,42 @@ async def loaded(server: Server, talks: list[Conversation], streams: int, second
     return load
 
 
-async def _stream(http: httpx.AsyncClient, server: Server, talk: Conversation, load: Load) -> None:
+async def as_written(server: Server, talks: list[Conversation]) -> list[Asked]:
+    """The conversations, each with as many tokens as the server writes to it."""
+    places = asyncio.Semaphore(SIDE_STREAMS)
+
+    async def ask(http: httpx.AsyncClient, talk: Conversation) -> Asked:
+        async with places:
+            load = Load()
+            await _stream(http, server, Asked(talk), load)
+            return Asked(talk, load.tokens)
+
+    async with httpx.AsyncClient(timeout=600) as http:
+        return await asyncio.gather(*(ask(http, talk) for talk in talks))
+
+
+async def _stream(http: httpx.AsyncClient, server: Server, asked: Asked, load: Load) -> None:
     body = {
         "model": server.model,
-        "messages": talk,
+        "messages": asked.talk,
         "temperature": 0,
-        "max_tokens": NEW_TOKENS,
+        "max_tokens": asked.tokens,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    asked, first, last = time.perf_counter(), True, ""
+    start, first, last = time.perf_counter(), True, ""
     async with http.stream("POST", f"{server.url}/chat/completions", json=body) as answer:
         answer.raise_for_status()
         async for line in answer.aiter_lines():
             if line.startswith("data: {"):
                 if first:
-                    load.first_tokens.append(time.perf_counter() - asked)
+                    load.first_tokens.append(time.perf_counter() - start)
                     first = False
                 last = line
     load.tokens += json.loads(last.removeprefix("data: "))["usage"]["completion_tokens"]
 
 
-async def endured(server: Server, talks: list[Conversation], seconds: float) -> dict[str, Any]:
+async def endured(server: Server, asked: list[Asked], seconds: float) -> dict[str, Any]:
     """The figures of many clients at once, and the server's memory meanwhile."""
     memory: list[float] = []
 
@@ -180,7 +202,7 @@ async def endured(server: Server, talks: list[Conversation], seconds: float) -> 
             await asyncio.sleep(seconds / 24)
 
     watching = asyncio.create_task(watch())
-    load = await loaded(server, talks, STREAMS, seconds)
+    load = await loaded(server, asked, STREAMS, seconds)
     watching.cancel()
     with suppress(asyncio.CancelledError):
         await watching  # an error in it would leave memory unseen
@@ -196,7 +218,7 @@ def mixed_prompts() -> list[Conversation]:
 
 
 def compared(
-    sides: dict[str, Server], talks: list[Conversation], rounds: int, seconds: float
+    sides: dict[str, Server], asked: list[Asked], rounds: int, seconds: float
 ) -> dict[str, list[dict[str, Any]]]:
     """The figures of each side, under load and alone, by round."""
     order = random.Random(SEED)
@@ -204,7 +226,7 @@ def compared(
     for _ in range(rounds):
         for side in order.sample(list(sides), len(sides)):
             for streams in (SIDE_STREAMS, 1):
-                load = asyncio.run(loaded(sides[side], talks, streams, seconds))
+                load = asyncio.run(loaded(sides[side], asked, streams, seconds))
                 figures.setdefault(f"{side}, {streams}", []).append(load.facts())
     return figures
 
@@ -233,13 +255,14 @@ def main() -> None:
     talks = mixed_prompts()
     with serving(given.adapter, *options) as server:
         ready = server.ready
-        endurance = asyncio.run(endured(server, talks, given.seconds))
+        endurance = asyncio.run(endured(server, [Asked(talk) for talk in talks], given.seconds))
     with ExitStack() as stack:
         sides = {
             side: stack.enter_context(serving(given.adapter, *options, "--mode", side))
             for side in ("mogu", "base")
         }
-        figures = compared(sides, talks, given.rounds, given.round_seconds)
+        asked = asyncio.run(as_written(sides["mogu"], talks))
+        figures = compared(sides, asked, given.rounds, given.round_seconds)
 
     many, one = f"mogu, {SIDE_STREAMS}", "mogu, 1"
     speed = ratio(figures, "tokens_per_second", many, f"base, {SIDE_STREAMS}")

@@ -4,8 +4,10 @@
 
 Clients ask one prompt after the other, each the next one when its reply has ended; they begin a while apart, so that
 prompts join rows that are written. Of the prompts a quarter is malicious, which the hardened model refuses (its
-costlier outcome) and the base does not. A round loads both sides in random order, and only figures of one round are
-divided by each other. Takes about ten minutes on 2 cores; every round stands in `runs/benchmarks/serving.json`.
+costlier outcome) and the base does not. The base is asked for as many tokens as MoGU writes to the same prompt, for
+many short replies are more work a token than few long ones. A round loads both sides in random order, and only
+figures of one round are divided by each other. Takes about ten minutes on 2 cores; every round stands in
+`runs/benchmarks/serving.json`.
 """
 
 import argparse
@@ -59,21 +61,29 @@ class Figures(NamedTuple):
     ready: float
 
 
+class Asked(NamedTuple):
+    """What a client asks: token ids of a prompt, and for how many of a reply at most."""
+
+    prompt: list[int]
+    tokens: int
+
+
 @dataclass
 class Load:
-    """Some clients, each of which asks its prompts one after the other.
+    """Some clients, each of which asks one thing after the other.
 
     Args:
         engine: started.
-        prompts: of each client.
-        new_tokens: of a reply, at most.
+        clients: what each asks.
+
+    Attributes:
+        written: tokens of the reply to each thing that was asked, by client and in its order.
     """
 
     engine: Engine
-    prompts: list[list[list[int]]]
-    new_tokens: int
+    clients: list[list[Asked]]
+    written: list[list[int]] = field(default_factory=list)
     first_tokens: list[float] = field(default_factory=list)
-    tokens: int = 0
     error: str | None = None
     _left: int = 0
     _lock: Lock = field(default_factory=Lock)
@@ -81,63 +91,65 @@ class Load:
 
     def run(self) -> float:
         """Seconds from the first prompt to the last token; a reply that fails ends the benchmark."""
-        self._left = len(self.prompts)
+        self._left = len(self.clients)
+        self.written = [[] for _ in self.clients]
         start = time.perf_counter()
-        for number, prompts in enumerate(self.prompts):
-            Timer(number * APART, self._ask, [iter(prompts)]).start()
+        for number, asked in enumerate(self.clients):
+            Timer(number * APART, self._ask, [iter(asked), self.written[number]]).start()
         self._over.wait()
         if self.error:
             raise SystemExit(self.error)
         return time.perf_counter() - start
 
-    def _ask(self, prompts: Iterator[list[int]]) -> None:
-        prompt = next(prompts, None)
-        if prompt is None:
+    def _ask(self, rest: Iterator[Asked], written: list[int]) -> None:
+        asked = next(rest, None)
+        if asked is None:
             with self._lock:
                 self._left -= 1
                 if not self._left:
                     self._over.set()
             return
-        asked, pieces = time.perf_counter(), 0
+        start, pieces = time.perf_counter(), 0
 
         def hear(piece: Piece) -> None:
             nonlocal pieces
             if not pieces:
-                self.first_tokens.append(time.perf_counter() - asked)
+                self.first_tokens.append(time.perf_counter() - start)
             pieces += 1
             if piece.error:
                 self.error = piece.error
                 self._over.set()
             elif piece.finish is not None:
-                self.tokens += piece.tokens
-                self._ask(prompts)
+                written.append(piece.tokens)
+                self._ask(rest, written)
 
-        self.engine.submit(prompt, Sampling(self.new_tokens, temperature=0), hear)
+        self.engine.submit(asked.prompt, Sampling(asked.tokens, temperature=0), hear)
 
 
-def loaded(model: MoguModel, side: Side, prompts: list[list[list[int]]], new_tokens: int) -> Figures:
-    """Start an engine, load it, and close it."""
+def loaded(model: MoguModel, side: Side, clients: list[list[Asked]]) -> tuple[Figures, list[list[int]]]:
+    """Start an engine, load it, and close it; what it showed, and the tokens that it wrote to each client."""
     start = time.perf_counter()
     engine = Engine(model, rows=STREAMS, mode=side)
     engine.start()
     ready = time.perf_counter() - start
-    load = Load(engine, prompts, new_tokens)
+    load = Load(engine, clients)
     try:
         seconds = load.run()
     finally:
         engine.close(patience=0)
-    return Figures(load.tokens / seconds, statistics.median(load.first_tokens), ready)
+    speed = sum(map(sum, load.written)) / seconds
+    return Figures(speed, statistics.median(load.first_tokens), ready), load.written
 
 
-def client_prompts(model: MoguModel, streams: int, replies: int) -> list[list[list[int]]]:
-    """Prompts of each client, a quarter of all malicious: `[streams][replies]` lists of token ids."""
+def asked_by_clients(model: MoguModel, streams: int, replies: int, tokens: int) -> list[list[Asked]]:
+    """What each client asks, `[streams][replies]`; a quarter of all is malicious."""
     kinds = demo_prompts(max(8, streams * replies // 4))
     order = (kinds["malicious"], kinds["benign"], kinds["look-alike"], kinds["benign"][::-1])
     mixed = islice(cycle(chain.from_iterable(zip(*order, strict=False))), streams * replies)
     # So that no client asks malicious prompts alone.
-    ids = [encode_chat(model.tokenizer, talk).ids for talk in mixed]
-    random.Random(SEED).shuffle(ids)
-    return [ids[client * replies : (client + 1) * replies] for client in range(streams)]
+    asked = [Asked(encode_chat(model.tokenizer, talk).ids, tokens) for talk in mixed]
+    random.Random(SEED).shuffle(asked)
+    return [asked[client * replies : (client + 1) * replies] for client in range(streams)]
 
 
 def main() -> None:
@@ -158,16 +170,21 @@ def main() -> None:
     start = time.perf_counter()
     model = MoguModel.from_pretrained(options.adapter, base=options.base)
     load_seconds = time.perf_counter() - start
-    many = client_prompts(model, STREAMS, options.replies)
+    many = asked_by_clients(model, STREAMS, options.replies, options.new_tokens)
+    # What is slow the first time is done with, too.
+    _, lengths = loaded(model, "mogu", many)
+    many = [
+        [each._replace(tokens=tokens) for each, tokens in zip(*client, strict=True)]
+        for client in zip(many, lengths, strict=True)
+    ]
     one = many[:1]
     rng = random.Random(SEED)
     loads: dict[Side, list[Figures]] = {side: [] for side in SIDES}
     single: list[Figures] = []
-    loaded(model, "mogu", [prompts[:1] for prompts in many[:2]], 2)  # what is slow the first time
     for _ in range(options.rounds):
         for side in rng.sample(SIDES, len(SIDES)):
-            loads[side].append(loaded(model, side, many, options.new_tokens))
-        single.append(loaded(model, "mogu", one, options.new_tokens))
+            loads[side].append(loaded(model, side, many)[0])
+        single.append(loaded(model, "mogu", one)[0])
 
     mogu, base = loads["mogu"], loads["base"]
     ratios = {

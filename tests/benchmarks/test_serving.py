@@ -12,16 +12,18 @@ from tests.generation.gated import PROMPTS, gated
 
 
 def test_a_reply_that_fails_ends_the_benchmark(monkeypatch):
-    assert serving.loaded(gated(), "mogu", [[PROMPTS[0]] * 2, [PROMPTS[1]]], 2).speed > 0
+    first, second = (serving.Asked(prompt, 2) for prompt in PROMPTS[:2])
+    figures, written = serving.loaded(gated(), "mogu", [[first] * 2, [second]])
+    assert figures.speed > 0 and written == [[2, 2], [2]]
 
     def fail(*_):
         raise torch.OutOfMemoryError("no memory left")
 
     monkeypatch.setattr(Engine, "_write", fail)
-    with pytest.raises(SystemExit, match="no memory left"):
-        serving.loaded(gated(), "base", [[PROMPTS[0]] * 2], 4)
+    with pytest.raises(SystemExit, match="the engine failed while it wrote"):
+        serving.loaded(gated(), "base", [[first] * 2])
     monkeypatch.undo()
-    assert serving.loaded(gated(), "base", [[PROMPTS[0]] * 2], 4).speed > 0  # the model is free again
+    assert serving.loaded(gated(), "base", [[first] * 2])[1] == [[2, 2]]  # the model is free again
 
 
 def test_memory_that_cannot_be_read_is_no_flat_memory(monkeypatch):

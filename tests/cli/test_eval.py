@@ -98,6 +98,15 @@ def test_the_same_command_again_asks_nothing(compare, tmp_path, monkeypatch):
     assert report(tmp_path)["defenses"] == first["defenses"]
 
 
+def test_all_stands_for_every_defense_but_a_guard_and_others_may_stand_beside_it(
+    compare, tmp_path, monkeypatch
+):
+    few = {name: DEFENSES[name] for name in ("none", "mogu", "guard", "safety_prompt")}
+    monkeypatch.setattr("mogu.defenses.DEFENSES", few)
+    assert compare("--defenses", "mogu,all,none")[0] == 0
+    assert list(report(tmp_path)["defenses"]) == ["none", "mogu", "safety_prompt"]
+
+
 def test_other_judges_ask_again(compare, asked):
     with serving(says('{"explanation": "So.", "score": 2}')) as server:
         judge = [*CHEAP, "--judges", "harmfulness", "--judge-url", server.url, "--judge-model"]

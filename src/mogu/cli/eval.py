@@ -44,7 +44,10 @@ def run(
     *,
     output: Annotated[Path, typer.Option(help="Folder for the report, the logs and what defenses train.")],
     defenses: Annotated[
-        str, typer.Option(help="Names with commas between, or all; an argument follows a colon: guard:PATH.")
+        str,
+        typer.Option(
+            help="Names with commas between, all among them; an argument follows a colon: guard:PATH."
+        ),
     ] = ALL,
     attacks: Annotated[
         str,
@@ -172,9 +175,9 @@ def run(
         from mogu.report.comparison import breaches, check_limits, write_report
         from mogu.report.comparison.figures import OURS
     check_limits([*lowest, *highest])
-    named = list(DEFENSES) if defenses == ALL else _names(defenses)
-    if defenses == ALL:
-        named.remove("guard")  # it is a model that its user chooses
+    whole = [name for name in DEFENSES if name != "guard"]  # that is a model which its user chooses
+    asked_for = _names(defenses)
+    named = list(dict.fromkeys(name for each in asked_for for name in (whole if each == ALL else [each])))
     for name in named:
         defense_of(name)  # before minutes are spent on others
     if (lowest or highest) and OURS not in named:
@@ -230,7 +233,7 @@ def run(
         tell(err, line)
     if errors:
         tell(err, f"{len(errors)} replies are errors, the first: {errors[0].error}")
-    if errors or broken or (absent and defenses != ALL):
+    if errors or broken or (absent and ALL not in asked_for):
         sys.exit(1)
 
 
