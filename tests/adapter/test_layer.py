@@ -184,3 +184,20 @@ def test_a_variant_of_weight_zero_has_no_effect(index, other):
     getattr(without, other).B.data.zero_()
 
     assert torch.equal(layer(x), without(x))
+
+
+def test_what_is_given_is_mixed_once_for_all_layers_and_anew_when_it_changes():
+    first, second = random_layer(), random_layer()
+    second.routing = first.routing
+    x = torch.randn(3, 7, 12, dtype=torch.float64)
+    routing = first.routing
+    routing.routed, routing.weights = ROUTED, torch.tensor([[[1.0, 0.0]]])
+    safe = first(x)
+    assert second(x) is not None and second.last_weights is first.last_weights
+    routing.weights = torch.tensor([[[0.0, 1.0]]])
+    usable = first(x)
+    assert not torch.equal(safe[ROUTED], usable[ROUTED])
+    routing.routed = ~ROUTED
+    assert torch.equal(first(x)[ROUTED], first.projection(x)[ROUTED])
+    routing.routed, routing.weights = ROUTED, torch.tensor([[[1.0, 0.0]]])
+    assert torch.equal(first(x), safe)

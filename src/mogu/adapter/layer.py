@@ -6,11 +6,13 @@ For a projection ``W_o`` (its bias, if any, belongs to ``W_o x``), an input ``x`
 
 where ``a`` weighs the safe variant and ``b`` the usable one. A token that is not routed takes ``y = W_o x``.
 This file knows nothing of prompts, rows or generation: which tokens are routed, and whether the weights come
-from the layer's own router or from outside, stands in the :class:`Routing` that all layers of a model share.
+from the layer's own router or from outside, stands in the :class:`Routing` that all layers of a model share. The
+low-rank part is two thin products, however many variants there are.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,30 @@ from mogu.adapter.router import FoldedRouter, Router
 
 SAFE, USABLE = 0, 1
 """The order of the two variants wherever they are stacked: row, column or last dimension."""
+
+
+class Mixture(NamedTuple):
+    """How much of what every token takes.
+
+    Attributes:
+        gates: ``(batch, seq, 2)``, at least float32, the weights (safe, usable); (0, 1) where a token is not routed.
+        total: ``(batch, seq, 1)``, of ``W_o x``: their sum, so 1 where a token is not routed.
+        spread: ``(batch, seq, 2 rank)``, of the rows of ``A_safe x`` and ``A_usable x``; 0 where it is not.
+    """
+
+    gates: Tensor
+    total: Tensor
+    spread: Tensor
+
+    @classmethod
+    def of(cls, weights: Tensor, routed: Tensor, rank: int, dtype: torch.dtype) -> "Mixture":
+        """The mixture of weights ``(batch or 1, seq or 1, 2)``, at least float32, where tokens are routed."""
+        mask = routed.to(weights.device).unsqueeze(-1)
+        # (0, 1) made on the device: copied there, it would make the host wait.
+        unrouted = torch.arange(2, dtype=weights.dtype, device=weights.device)
+        gates = torch.where(mask, weights, unrouted)
+        spread = (gates * mask).to(dtype).repeat_interleave(rank, dim=-1)
+        return cls(gates, gates.sum(-1, keepdim=True).to(dtype), spread)
 
 
 @dataclass
@@ -35,6 +61,25 @@ class Routing:
 
     routed: Tensor | None = None
     weights: Tensor | None = None
+    _given: tuple[tuple[Any, ...], Mixture] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
+
+    def given(self, rank: int, x: Tensor) -> Mixture:
+        """The mixture of the weights from outside, as layers of one rank need it for inputs like ``x``.
+
+        Made once for all layers of a forward: of a few tokens it costs as much as a layer's own two products.
+        """
+        assert self.routed is not None and self.weights is not None
+        asked = (rank, x.dtype, x.device)
+        if self._given is not None:
+            (routed, weights, *like), mixture = self._given
+            if routed is self.routed and weights is self.weights and tuple(like) == asked:
+                return mixture
+        exact = self.weights.to(x.device, torch.promote_types(x.dtype, torch.float32))
+        mixture = Mixture.of(exact, self.routed, rank, x.dtype)
+        self._given = (self.routed, self.weights, *asked), mixture
+        return mixture
 
 
 class LowRank(nn.Module):
@@ -45,47 +90,6 @@ class LowRank(nn.Module):
         self.A = nn.Parameter(torch.empty(rank, in_features))
         self.B = nn.Parameter(torch.zeros(out_features, rank))
         nn.init.kaiming_uniform_(self.A, a=5**0.5)
-
-
-def mix_variants(
-    base_output: Tensor,
-    x: Tensor,
-    *,
-    read: Tensor,
-    write: Tensor,
-    router_bias: Tensor,
-    routed: Tensor,
-    weights: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The layer's formula as two thin matrix products.
-
-    Args:
-        base_output: ``(batch, seq, out)``, ``W_o x``.
-        x: ``(batch, seq, in)``.
-        read: ``(2 rank + 2, in)``, the rows of ``A_safe``, ``A_usable`` and of the two folded router vectors.
-        write: ``(out, 2 rank)``, the columns of ``s B_safe`` and ``s B_usable``.
-        router_bias: ``(2,)``, at least float32: the gates are computed in its dtype.
-        routed: ``(batch, seq)`` bool.
-        weights: ``(batch or 1, seq or 1, 2)`` float32, or None for the router's own.
-
-    Returns:
-        ``(batch, seq, out)`` in the dtype of ``base_output``, and the weights ``(batch, seq, 2)`` in float32;
-        (0, 1) where a token is not routed.
-    """
-    rank2 = write.shape[1]
-    product = linear(x, read)  # (batch, seq, 2 rank + 2)
-    low_rank = product[..., :rank2]
-    if weights is None:
-        gates = torch.sigmoid(product[..., rank2:].to(router_bias.dtype) + router_bias)
-    else:
-        gates = weights.to(x.device, router_bias.dtype).expand(*x.shape[:-1], 2)
-    mask = routed.to(x.device).unsqueeze(-1)
-    # (0, 1) made on the device: copied there, it would make the host wait in every layer.
-    gates = torch.where(mask, gates, torch.arange(2, dtype=gates.dtype, device=x.device))
-    # A token that is not routed gets 1 * W_o x + 0, which is W_o x exactly.
-    total = gates.sum(-1, keepdim=True).to(base_output.dtype)
-    spread = (gates * mask).to(x.dtype).repeat_interleave(rank2 // 2, dim=-1)  # (batch, seq, 2 rank)
-    return total * base_output + linear(spread * low_rank, write), gates
 
 
 class RoutedProjection(nn.Module):
@@ -124,7 +128,13 @@ class RoutedProjection(nn.Module):
         self._stacked: tuple[Tensor, Tensor, Tensor] | None = None
 
     def stack(self) -> tuple[Tensor, Tensor, Tensor]:
-        """``read``, ``write`` and ``router_bias`` of :func:`mix_variants`; gradients reach the parts."""
+        """The parts as three matrices; gradients reach the parts.
+
+        Returns:
+            ``(2 rank + 2, in)``, the rows of ``A_safe``, ``A_usable`` and of the two folded router vectors;
+            ``(out, 2 rank)``, the columns of ``s B_safe`` and ``s B_usable``; ``(2,)``, the router's bias, at least
+            float32, in whose dtype the weights are computed.
+        """
         vectors, bias = self.router.fold()
         read = torch.cat((self.safe.A, self.usable.A, vectors.to(self.safe.A.dtype)))
         write = self.scaling * torch.cat((self.safe.B, self.usable.B), dim=1)
@@ -157,13 +167,17 @@ class RoutedProjection(nn.Module):
         # In training the parts may be more precise than the model.
         read, write = read.to(x.dtype), write.to(x.dtype)
         unmixed = x.shape[1] - routed.shape[1]
-        mixed, self.last_weights = mix_variants(
-            output[:, unmixed:],
-            x[:, unmixed:],
-            read=read,
-            write=write,
-            router_bias=bias,
-            routed=routed,
-            weights=self.routing.weights,
-        )
+        rank = write.shape[1] // 2
+        product = linear(
+            x[:, unmixed:], read
+        )  # all that is read of x, in one product: (batch, seq, 2 rank + 2)
+        if self.routing.weights is None:
+            gates = torch.sigmoid(product[..., 2 * rank :].to(bias.dtype) + bias)
+            mixture = Mixture.of(gates, routed, rank, x.dtype)
+        else:
+            mixture = self.routing.given(rank, x)
+        self.last_weights = mixture.gates
+        low_rank = linear(mixture.spread * product[..., : 2 * rank], write).to(output.dtype)
+        # A token that is not routed gets 0 + 1 * W_o x, which is W_o x exactly.
+        mixed = torch.addcmul(low_rank, mixture.total.to(output.dtype), output[:, unmixed:])
         return torch.cat((output[:, :unmixed], mixed), dim=1) if unmixed else mixed
