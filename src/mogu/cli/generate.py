@@ -107,7 +107,7 @@ def run(
                 bars("rows", kept, len(rows))
     write_jsonl(output, (row.fields | partial.results[index] for index, row in enumerate(rows)))
     partial.remove()
-    tell(out, f"{len(rows)} rows: {output}")
+    tell(out, f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}: {output}")
 
 
 def _read(source: Path) -> list[_Row]:
