@@ -6,6 +6,20 @@ from functools import cache
 from typing import Any
 
 import gguf
+import numpy as np
+
+
+class _Reader(gguf.GGUFReader):  # type: ignore[misc]
+    """Reads from an array: numpy asks for each slice of a memory map anew what it is a map of, a million times here."""
+
+    @property
+    def data(self) -> Any:
+        """The file's bytes."""
+        return self._data
+
+    @data.setter
+    def data(self, mapped: Any) -> None:
+        self._data = mapped.view(np.ndarray)
 
 
 @contextmanager
@@ -17,7 +31,7 @@ def read_once() -> Iterator[None]:
     """
     library: Any = gguf
     reader, names = library.GGUFReader, library.get_tensor_name_map
-    library.GGUFReader, library.get_tensor_name_map = cache(reader), cache(names)
+    library.GGUFReader, library.get_tensor_name_map = cache(_Reader), cache(names)
     try:
         yield
     finally:
