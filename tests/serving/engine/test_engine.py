@@ -157,7 +157,7 @@ def test_prompts_that_cannot_be_read_leave_the_running_rows_alone(monkeypatch):
 
         monkeypatch.setattr(engine._batch, "read", fail)
         (failed,) = answers(engine, [(PROMPTS[1], SHORT)])
-        assert (failed.finish, failed.tokens) == ("error", 0) and "cannot read" in failed.error
+        assert (failed.finish, failed.tokens) == ("error", 0) and "its log says why" in failed.error
         assert not running.ended.is_set()
         assert answers(engine, [(PROMPTS[1], SHORT)])[0].finish == "length"
         ticket.cancel()

@@ -73,9 +73,16 @@ def ask(page, prompt=PROMPT):
 
 def set_to(page, label, value):
     page.get_by_role("button", name="Settings").click()
-    control = page.get_by_label(label).first
-    control.fill(str(value))
-    control.blur()
+    number, slider = page.get_by_label(label).first, page.get_by_label(label).last
+    for _ in range(
+        50
+    ):  # what is written while the page still mounts the control is lost: the slider does not follow
+        number.fill(str(value))
+        number.blur()
+        page.wait_for_timeout(100)
+        if float(slider.input_value()) == value:
+            return
+    raise AssertionError(f"{label} does not take {value}")
 
 
 def replies(model, **settings):
