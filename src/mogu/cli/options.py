@@ -1,5 +1,8 @@
 """The options that several commands have, and opening the adapter that they name."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -58,9 +61,19 @@ def open_model(
     Raises:
         MoguError: The folder is no adapter, or does not fit the base model.
     """
-    with err.status(f"Loading {folder}"):
+    with err.status(f"Loading {folder}"), without_collecting():
         from mogu.generation.model import MoguModel
 
         return MoguModel.from_pretrained(
             folder, base=base, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
+
+
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """Look for no garbage: while libraries and models are loaded there is none, and it takes two seconds of ten."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

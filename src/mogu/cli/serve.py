@@ -1,6 +1,5 @@
 """`mogu serve`: an OpenAI-compatible server."""
 
-import gc
 import json
 import signal
 import sys
@@ -14,7 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from mogu.cli.console import err, tell
-from mogu.cli.options import Base, Device, Dtype, Folder, Threshold, TrustRemoteCode, open_model
+from mogu.cli.options import (
+    Base,
+    Device,
+    Dtype,
+    Folder,
+    Threshold,
+    TrustRemoteCode,
+    open_model,
+    without_collecting,
+)
 from mogu.errors import MoguError
 
 if TYPE_CHECKING:
@@ -77,7 +85,7 @@ def run(
     Only this machine can reach it unless --host says otherwise, which takes an API key. Ctrl-C ends it once the
     replies in progress are finished; a second Ctrl-C ends it at once.
     """
-    with err.status("Starting"), _without_collecting():
+    with err.status("Starting"), without_collecting():
         try:
             from mogu.serving.http.app import make_app
             from mogu.serving.http.keys import read_keys
@@ -93,8 +101,7 @@ def run(
     public = bool(digests) or public_without_key
     remedy = "give --keys FILE, or --public-without-key if something in front of the server asks for one"
     with closing(bind(host, port, public=public, remedy=remedy)) as bound, _lines(log) as lines:
-        with _without_collecting():
-            model = open_model(folder, base, device, dtype, trust_remote_code)
+        model = open_model(folder, base, device, dtype, trust_remote_code)
         engine = Engine(model, rows=rows, waiting=waiting, threshold=threshold, mode=mode)
         served = name or Path(model.config.base.name).name.removesuffix(".gguf") + f"-{mode}"
         limits = Limits(round(max_body * MIB), max_prompt_tokens, max_new_tokens, rows, max_seconds)
@@ -133,16 +140,6 @@ def run(
             signal.signal(each, lambda *_: None)
         server.run(sockets=[bound])
     tell(err, "Stopped.")
-
-
-@contextmanager
-def _without_collecting() -> Iterator[None]:
-    """Look for no garbage: while libraries and models are loaded there is none, and it takes two seconds of ten."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 @contextmanager
