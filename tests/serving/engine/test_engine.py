@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mogu.errors import MoguError
+from mogu.serving.engine import loop
 from mogu.serving.engine.job import Closing, Full, Sampling
 from mogu.serving.engine.loop import Engine
 from tests.generation.gated import PROMPTS, gated
@@ -151,11 +152,11 @@ def test_prompts_that_cannot_be_read_leave_the_running_rows_alone(monkeypatch):
         ticket, running = submitted(engine, PROMPTS[0], LONG)
         assert running.begun.wait(PATIENCE)
 
-        def fail(prompts):
+        def fail(*_):
             monkeypatch.undo()
             raise RuntimeError("cannot read")
 
-        monkeypatch.setattr(engine._batch, "read", fail)
+        monkeypatch.setattr(loop, "Prefill", fail)
         (failed,) = answers(engine, [(PROMPTS[1], SHORT)])
         assert (failed.finish, failed.tokens) == ("error", 0) and "its log says why" in failed.error
         assert not running.ended.is_set()
@@ -243,31 +244,6 @@ def test_numbers_that_cannot_be_are_refused(settings, message):
 def test_a_threshold_belongs_to_sequence_routing():
     with pytest.raises(MoguError, match="routes token by token"):
         Engine(hardened(), threshold=0.5)
-
-
-def test_prompts_of_like_lengths_are_read_together_within_the_limit(monkeypatch):
-    mogu = gated()
-    prompts = [[5] * length for length in (100, 4, 98, 99, 96, 5)]
-    read = []
-    with serving(mogu, rows=6, threshold=1.0, prompt_tokens=310) as engine:
-        batch, listeners = engine._batch, []
-        original = batch.read
-
-        def note(given):
-            read.append(sorted(map(len, given)))
-            return original(given)
-
-        def submit_all(piece):
-            if piece.tokens == 1:
-                monkeypatch.setattr(batch, "read", note)
-                listeners.extend(submitted(engine, prompt, SHORT)[1] for prompt in prompts)
-
-        first = Listener()
-        engine.submit([5] * 7, SHORT, lambda piece: (submit_all(piece), first(piece)))
-        first.whole()
-        for listener in listeners:
-            listener.whole()
-    assert read == [[98, 99, 100], [4, 5], [96]]
 
 
 def test_a_callers_bias_does_not_write_the_tokens_that_routers_weigh():

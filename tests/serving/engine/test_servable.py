@@ -70,12 +70,12 @@ def test_other_models_are_refused_with_what_is_supported(config, message):
 
 def test_a_model_that_mixes_rows_up_is_refused(monkeypatch):
     mogu = gated()
-    original = batches.Batch._forward
+    original = batches._forward
 
-    def without_mask(self, forwards, **kwargs):
-        return original(self, forwards, **{**kwargs, "attention_mask": None})
+    def without_mask(model, forwards, **kwargs):
+        return original(model, forwards, **{**kwargs, "attention_mask": None})
 
-    monkeypatch.setattr(batches.Batch, "_forward", without_mask)
+    monkeypatch.setattr(batches, "_forward", without_mask)
     with (
         torch.inference_mode(),
         pytest.raises(MoguError, match="llama reads rows of unlike lengths together"),

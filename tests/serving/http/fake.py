@@ -6,8 +6,8 @@ from threading import Event, Lock, Thread
 
 from mogu.serving.engine.job import Closing, Full, Piece, Sampling, TokenLogprob, Verdict
 
-ANSWERED = Verdict(0.125, 0.5, refused=False, refused_from=None)
-REFUSED = Verdict(0.75, 0.5, refused=True, refused_from=0)
+ANSWERED = Verdict(0.125, 0.5, 0.625, refused=False, refused_from=None)
+REFUSED = Verdict(0.75, 0.5, 0.625, refused=True, refused_from=0)
 
 
 @dataclass

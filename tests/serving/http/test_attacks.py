@@ -10,6 +10,10 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from mogu.chat import control_ids, encode_chat, encode_text
+from mogu.serving.http.faults import Fault
+from mogu.serving.http.fields import CompletionRequest
+from mogu.serving.http.limits import Limits
+from mogu.serving.http.prompts import Encoder
 from tests.generation.gated import BREAK, STARTS
 from tests.serving.http.live import NAME
 from tests.serving.models import chat_model, served_model
@@ -264,6 +268,26 @@ class TestText:
             answer = strict.complete(ids)
             assert answer.status_code == 400
             assert answer.json()["error"]["message"].startswith(f"prompt: {reason}")
+
+    def test_only_what_the_tokenizer_puts_before_every_text_may_stand_before_token_ids(self):
+        tokenizer = tiny_tokenizer()
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            "<|im_start|> $A", special_tokens=[("<|im_start|>", IM_START)]
+        )
+        encoder = Encoder(tokenizer, 100, Limits())
+
+        def prompt(given):
+            (job,) = encoder.jobs(CompletionRequest(model=NAME, prompt=given))
+            return job.prompt
+
+        ids = prompt("Hi")
+        assert ids[0] == IM_START and prompt(ids) == ids and prompt(ids[1:]) == ids[1:]
+        for none in ("", [IM_START]):
+            with pytest.raises(Fault, match="The prompt is empty"):
+                prompt(none)
+        for forbidden in ([IM_START, *ids], [*ids, IM_START], [IM_START, IM_END]):
+            with pytest.raises(Fault, match="is a control token"):
+                prompt(forbidden)
 
     def test_a_bias_is_for_a_token_that_exists(self, strict):
         answer = strict.chat("Hi", logit_bias={"999999": 1})

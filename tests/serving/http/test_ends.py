@@ -155,6 +155,8 @@ def test_a_row_of_the_real_engine_is_freed(stream):
     with served_model(chat_model(), engine={"rows": 1, "waiting": 0, "threshold": 1.0}) as live:
         never_ends = {"stream": stream, "max_tokens": 1500, "logit_bias": {str(IM_END): -100}}
         raw = raw_request(live, **never_ends)
-        assert eventually(lambda: live.chat("Hi", max_tokens=1).status_code == 429)
+        metrics = live.url.replace("/v1", "/metrics")
+        assert eventually(lambda: "mogu_running_replies 1.0" in live.get(metrics).text)
+        assert live.chat("Hi", max_tokens=1).status_code == 429
         raw.close()
         assert eventually(lambda: live.chat("Hi", max_tokens=1).status_code == 200)

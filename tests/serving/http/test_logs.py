@@ -27,7 +27,7 @@ def test_a_line_a_request():
         first, second, third, fourth = logged(log, 4)
     assert first.keys() == {
         "time", "id", "route", "status", "seconds", "prompt_tokens", "completion_tokens", "total_tokens",
-        "first_token_seconds", "score", "threshold", "refused", "refused_from",
+        "first_token_seconds", "score", "threshold", "reply_threshold", "refused", "refused_from",
     }  # fmt: skip
     told = {
         name: first[name] for name in ("route", "status", "prompt_tokens", "completion_tokens", "refused")

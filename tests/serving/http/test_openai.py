@@ -11,8 +11,8 @@ from tests.serving.http.live import NAME, served
 
 TALK = [{"role": "user", "content": "Hi"}]
 TEXT = "Hello there, friend."
-SHOWN = {"score": 0.125, "threshold": 0.5, "refused": False, "refused_from": None}
-REFUSAL = {"score": 0.75, "threshold": 0.5, "refused": True, "refused_from": 0}
+SHOWN = {"score": 0.125, "threshold": 0.5, "reply_threshold": 0.625, "refused": False, "refused_from": None}
+REFUSAL = {"score": 0.75, "threshold": 0.5, "reply_threshold": 0.625, "refused": True, "refused_from": 0}
 
 
 @pytest.fixture(scope="module")
@@ -136,18 +136,30 @@ def test_several_replies_streamed(client):
 
 def test_of_several_replies_the_first_refusal_speaks_for_all():
     verdicts = [
-        Verdict(0.6, 0.5, refused=True, refused_from=8),
-        Verdict(0.9, 0.5, refused=True, refused_from=3),
+        Verdict(0.6, 0.5, 0.625, refused=True, refused_from=8),
+        Verdict(0.9, 0.5, 0.625, refused=True, refused_from=3),
     ]
     with served(FakeEngine(lambda index, _: words("a", verdicts[index]))) as live:
         told = live.chat("Hi", n=2).json()["mogu"]
-        assert told == {"score": 0.9, "threshold": 0.5, "refused": True, "refused_from": 3}
+        assert told == {
+            "score": 0.9,
+            "threshold": 0.5,
+            "reply_threshold": 0.625,
+            "refused": True,
+            "refused_from": 3,
+        }
 
 
 def test_without_a_gate_there_is_no_score():
-    verdict = Verdict(None, None, refused=False, refused_from=None)
+    verdict = Verdict(None, None, None, refused=False, refused_from=None)
     with served(FakeEngine(lambda *_: words("a", verdict))) as live:
-        none = {"score": None, "threshold": None, "refused": False, "refused_from": None}
+        none = {
+            "score": None,
+            "threshold": None,
+            "reply_threshold": None,
+            "refused": False,
+            "refused_from": None,
+        }
         assert live.chat("Hi").json()["mogu"] == none
 
 

@@ -5,7 +5,7 @@ ids and logits, nothing of jobs, sampling or text.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,20 +18,48 @@ from mogu.generation.request import RoutingRequest
 from mogu.serving.engine.cache import RowCache
 
 
-class Read(NamedTuple):
-    """Prompts that have been read.
+class Prefill:
+    """Prompts that are read apart from the rows, which they may `join` then.
+
+    Args:
+        model: that reads them.
+        request: what is asked of the routing.
+        prompts: token ids, at least one each.
 
     Attributes:
-        logits: ``(rows, vocabulary)`` of their first reply tokens, at least float32.
+        logits: ``(rows, vocabulary)`` of their first reply tokens, at least float32, once all has been read.
         cache: their keys and values, padded on the left.
         paddings: how many columns of each row are padding.
         forwards: their routing; None without one.
     """
 
     logits: Tensor
-    cache: DynamicCache
-    paddings: list[int]
-    forwards: Forwards | None
+
+    def __init__(self, model: MoguModel, request: RoutingRequest, prompts: Sequence[Sequence[int]]) -> None:
+        self._model = model
+        device = model.model.device
+        self._ids, self._mask = (each.to(device) for each in batch_left_pad(prompts, 0))
+        self._columns = 0  # that have been read
+        self.paddings = [self._ids.shape[1] - len(prompt) for prompt in prompts]
+        self.cache = DynamicCache()
+        self.forwards = model.generator.forwards(self._ids, self._mask, request)
+
+    def read(self, columns: int | None = None) -> bool:
+        """Read so many more columns, or all; whether there are no more."""
+        width = self._ids.shape[1]
+        first, after = self._columns, width if columns is None else min(width, self._columns + columns)
+        output = _forward(
+            self._model,
+            self.forwards,
+            input_ids=self._ids[:, first:after],
+            attention_mask=self._mask[:, :after] if any(self.paddings) else None,
+            position_ids=(self._mask.cumsum(1) - 1).clamp(min=0)[:, first:after],
+            past_key_values=self.cache,
+        )
+        self._columns = after
+        if after == width:
+            self.logits = _last_logits(output)
+        return after == width
 
     def states(self) -> list[RowState]:
         """What routing has made of each row."""
@@ -51,40 +79,17 @@ class Batch:
         self._request = request
         self._cache = RowCache()
         self._forwards: Forwards | None = None
-        # Of a prompt only the last logits are of use; not every model can leave the others out.
-        language_model: Any = model.model
-        self._last_only = {"logits_to_keep": 1} if language_model._supports_logits_to_keep() else {}
 
     def __len__(self) -> int:
         return len(self._cache.lengths)
 
-    def read(self, prompts: Sequence[Sequence[int]]) -> Read:
-        """Read prompts, apart from the rows; they may `join` these then.
-
-        Args:
-            prompts: token ids, at least one each.
-        """
-        device = self._model.model.device
-        ids, mask = (each.to(device) for each in batch_left_pad(prompts, 0))
-        paddings = [ids.shape[1] - len(prompt) for prompt in prompts]
-        cache = DynamicCache()
-        forwards = self._model.generator.forwards(ids, mask, self._request)
-        output = self._forward(
-            forwards,
-            input_ids=ids,
-            attention_mask=mask if any(paddings) else None,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            past_key_values=cache,
-        )
-        return Read(_last_logits(output), cache, paddings, forwards)
-
-    def join(self, read: Read) -> None:
-        """Take rows that have been read, behind those that are there."""
-        self._cache.join(read.cache, read.paddings)
+    def join(self, prefill: Prefill) -> None:
+        """Take rows whose prompts have been read, behind those that are there."""
+        self._cache.join(prefill.cache, prefill.paddings)
         if self._forwards is None:
-            self._forwards = read.forwards
-        elif read.forwards is not None:
-            self._forwards.join(read.forwards)
+            self._forwards = prefill.forwards
+        elif prefill.forwards is not None:
+            self._forwards.join(prefill.forwards)
 
     def drop(self, rows: Sequence[int]) -> list[int]:
         """Let rows go.
@@ -120,7 +125,8 @@ class Batch:
         alike = len(set(self._cache.lengths)) == 1
         positions = self._cache.next_columns(tokens.device)
         columns = torch.arange(self._cache.width, device=tokens.device)
-        output = self._forward(
+        output = _forward(
+            self._model,
             self._forwards,
             input_ids=tokens[:, None],
             attention_mask=None if alike else (columns <= positions[:, None]).long(),
@@ -133,9 +139,14 @@ class Batch:
         """What routing has made of each row."""
         return _states(self._forwards, len(self))
 
-    def _forward(self, forwards: Forwards | None, **kwargs: Any) -> Any:
-        kwargs |= {"use_cache": True, **self._last_only}
-        return self._model.model(**kwargs) if forwards is None else forwards.forward(**kwargs)
+
+def _forward(model: MoguModel, forwards: Forwards | None, **kwargs: Any) -> Any:
+    language_model: Any = model.model
+    kwargs["use_cache"] = True
+    # Only the last logits are of use; not every model can leave the others out.
+    if language_model._supports_logits_to_keep():
+        kwargs["logits_to_keep"] = 1
+    return language_model(**kwargs) if forwards is None else forwards.forward(**kwargs)
 
 
 def _states(forwards: Forwards | None, rows: int) -> list[RowState]:

@@ -76,12 +76,14 @@ class Verdict:
     Attributes:
         score: the gate's calibrated probability, 0 to 1, the highest of prompt and reply; None without a gate.
         threshold: the one that the prompt is held against; None without a gate.
+        reply_threshold: the one that the reply is held against while it is written; None if it is not read.
         refused: whether the safe variant wrote any of the reply; False with token routing.
         refused_from: the reply token at which it took over, 0 for a flagged prompt; None if it did not.
     """
 
     score: float | None
     threshold: float | None
+    reply_threshold: float | None
     refused: bool
     refused_from: int | None
 

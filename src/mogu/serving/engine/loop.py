@@ -21,7 +21,7 @@ from mogu.generation import MoguModel
 from mogu.generation.forwards import RowState
 from mogu.generation.reply import end_and_pad_ids
 from mogu.generation.request import RoutingRequest
-from mogu.serving.engine.batch import Batch
+from mogu.serving.engine.batch import Batch, Prefill
 from mogu.serving.engine.job import Closing, Full, Piece, Sampling, Verdict
 from mogu.serving.engine.row import Row, Vocabulary
 from mogu.serving.engine.sampling import check_sampling, choose
@@ -81,8 +81,8 @@ class Engine:
         waiting: jobs that may wait beside them, from 0.
         threshold: of sequence routing, the probability from which on a reply is a refusal; None for the adapter's own.
         mode: `base` writes without routing, to compare with.
-        prompt_tokens: most prompt tokens, padding included, that are read at once while replies wait; one longer prompt
-            is read alone.
+        prompt_tokens: most prompt tokens, padding included, that are read at once while replies wait; a longer prompt
+            is read alone and in parts, between which the replies go on.
 
     Attributes:
         longest: most tokens of prompt and reply together.
@@ -117,7 +117,7 @@ class Engine:
         model.generator.check(self._request)
         self.longest = longest_text(model)
         gate = model.config.gate if mode == "mogu" else None
-        self._threshold = None if gate is None else gate.thresholds(threshold).prompt
+        self._thresholds = None if gate is None else gate.thresholds(threshold)
         # Of token routing, so many tokens of each reply are drawn from routed logits.
         self._routed_tokens: float = 0
         if mode == "mogu" and gate is None:
@@ -130,7 +130,8 @@ class Engine:
         self._batch = Batch(model, self._request)
         self._rows: list[Row] = []  # those of the batch, in its order
         self._tokens: Tensor | None = None  # (rows,) their last tokens, which the model has not read yet
-        self._joining: list[Row] = []
+        self._joining: list[Row] = []  # those whose prompts are read
+        self._prefill: Prefill | None = None
         self._queue: deque[Row] = deque()
         # Guards the queue and what follows; the rows are the thread's own.
         self._changed = Condition()
@@ -246,9 +247,10 @@ class Engine:
         """Let rows leave and join, and write one token of each."""
         self._cancel()
         self._leave()
-        self._joining = self._next_jobs()
+        if not self._joining:
+            self._joining = self._next_jobs()
         if self._joining:
-            self._join()
+            self._read()
             self._leave()
         if self._rows:
             assert self._tokens is not None
@@ -262,10 +264,12 @@ class Engine:
             waiting = [row for row in self._queue if row.cancelled or self._cut]
             for row in waiting:
                 self._queue.remove(row)
-        running = [row for row in self._rows if row.cancelled or self._cut]
+        running = [row for row in (*self._rows, *self._joining) if row.cancelled or self._cut]
         for row in (*waiting, *running):
             row.end("cancelled")
             self._tell(row)
+        if self._joining and all(row.finish is not None for row in self._joining):
+            self._joining, self._prefill = [], None
 
     def _leave(self) -> None:
         """Let rows go that have ended."""
@@ -290,21 +294,26 @@ class Engine:
                     chosen.append(row)
         return chosen
 
-    def _join(self) -> None:
-        """Read the prompts of new rows and write their first tokens."""
+    def _read(self) -> None:
+        """Read on in the prompts of new rows; at their end write their first tokens and let them join."""
         try:
-            read = self._batch.read([row.prompt for row in self._joining])
+            prefill = self._prefill
+            if prefill is None:
+                prompts = [row.prompt for row in self._joining]
+                prefill = self._prefill = Prefill(self._model, self._request, prompts)
+            if not prefill.read(self._prompt_tokens):
+                return
         except Exception as error:  # the rows that run have no part in it
             self._fail(self._joining, error)
-            self._joining = []
+            self._joining, self._prefill = [], None
             return
         prompt_tokens = self._totals.prompt_tokens + sum(len(row.prompt) for row in self._joining)
         self._totals = self._totals._replace(prompt_tokens=prompt_tokens)
-        tokens = self._write(self._joining, read.logits, read.states())
-        self._batch.join(read)
+        tokens = self._write(self._joining, prefill.logits, prefill.states())
+        self._batch.join(prefill)
         self._tokens = tokens if self._tokens is None else torch.cat((self._tokens, tokens))
         self._rows += self._joining
-        self._joining = []
+        self._joining, self._prefill = [], None
 
     def _write(self, rows: Sequence[Row], logits: Tensor, states: Sequence[RowState]) -> Tensor:
         """Choose the next token of each row and give out what is new; ``(rows,)``, the tokens."""
@@ -315,10 +324,12 @@ class Engine:
         self._totals = self._totals._replace(
             reply_tokens=self._totals.reply_tokens + len(rows), refused=self._totals.refused + newly_refused
         )
+        prompt_threshold, reply_threshold = self._thresholds or (None, None)
         for row, token, chances, state in zip(rows, chosen.ids, chosen.chances, states, strict=True):
             row.verdict = Verdict(
                 score=state.score,
-                threshold=self._threshold,
+                threshold=prompt_threshold,
+                reply_threshold=reply_threshold,
                 refused=state.safe_from is not None,
                 refused_from=state.safe_from,
             )
@@ -349,7 +360,7 @@ class Engine:
 
     def _start_afresh(self) -> None:
         """Go on with an empty batch."""
-        self._rows, self._joining, self._tokens = [], [], None
+        self._rows, self._joining, self._tokens, self._prefill = [], [], None, None
         self._batch = Batch(self._model, self._request)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -8,7 +8,7 @@ from mogu.serving.engine.job import Finish, Piece, Sampling, TokenLogprob, Verdi
 from mogu.serving.engine.sampling import Chances, Chooser
 from mogu.serving.engine.text import ReplyText, TokenBytes
 
-UNJUDGED = Verdict(score=None, threshold=None, refused=False, refused_from=None)
+UNJUDGED = Verdict(score=None, threshold=None, reply_threshold=None, refused=False, refused_from=None)
 """Of a prompt that nobody has read yet."""
 
 

@@ -1,7 +1,7 @@
 """Which models the engine can serve, and how long their texts may be. Refuses the others with one line."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from mogu.errors import MoguError
 from mogu.generation import MoguModel
 from mogu.generation.request import RoutingRequest
-from mogu.serving.engine.batch import Batch
+from mogu.serving.engine.batch import Batch, Prefill
 from mogu.serving.engine.cache import GROUPED
 
 SUPPORTED = (
@@ -61,14 +61,20 @@ def check_rows(model: MoguModel) -> None:
     alone, mixed = [], Batch(model, request)
     for prompt in prompts:
         single = Batch(model, request)
-        single.join(single.read([prompt]))
+        single.join(_read(model, request, [prompt]))
         alone.append(single.step(token))
-    mixed.join(mixed.read(prompts[:2]))
-    mixed.join(mixed.read(prompts[2:]))
+    mixed.join(_read(model, request, prompts[:2]))
+    mixed.join(_read(model, request, prompts[2:]))
     differing = (mixed.step(token.repeat(3)).softmax(-1) - torch.cat(alone).softmax(-1)).abs().sum(1) / 2
     if not bool((differing < TOLERANCE).all()):
         kind = model.model.config.model_type
         raise MoguError(f"{kind} reads rows of unlike lengths together otherwise than alone: {SUPPORTED}")
+
+
+def _read(model: MoguModel, request: RoutingRequest, prompts: Sequence[Sequence[int]]) -> Prefill:
+    prefill = Prefill(model, request, prompts)
+    prefill.read()
+    return prefill
 
 
 @contextmanager

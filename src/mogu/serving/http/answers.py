@@ -198,6 +198,7 @@ def mogu_object(verdicts: Sequence[Verdict]) -> MoguObject:
     return {
         "score": max(scores, default=None),
         "threshold": verdicts[0].threshold,
+        "reply_threshold": verdicts[0].reply_threshold,
         "refused": any(verdict.refused for verdict in verdicts),
         "refused_from": min(begins, default=None),
     }

@@ -5,6 +5,7 @@ how much it takes.
 """
 
 from dataclasses import dataclass
+from itertools import takewhile
 
 from transformers import PreTrainedTokenizerBase
 
@@ -38,6 +39,8 @@ class Encoder:
         self._longest = longest
         self._longest_prompt = min(limits.prompt or longest, longest - 1)
         self._control = control_ids(tokenizer)  # takes up to a second the first time
+        # What the tokenizer itself puts before a text, such as <s>.
+        self._before = list(takewhile(self._control.__contains__, encode_text(tokenizer, "a")))
         self._limits = limits
 
     def jobs(self, request: ChatRequest | CompletionRequest) -> list[Job]:
@@ -81,11 +84,12 @@ class Encoder:
             for prompt in request.prompt
         ]
         for given, ids in zip(request.prompt, prompts, strict=True):
-            if not ids:
+            if not ids or ids == self._before:
                 raise MoguError("The prompt is empty. Write at least one character.")
             if isinstance(given, list):
                 self._check_token(max(ids), "prompt")
-                if written := self._control.intersection(ids):
+                begun = len(self._before) * (ids[: len(self._before)] == self._before)
+                if written := self._control.intersection(ids[begun:]):
                     raise MoguError(
                         f"Token {min(written)} is a control token, which only a chat template writes. Send the "
                         "conversation to /v1/chat/completions."

@@ -11,12 +11,14 @@ class MoguObject(TypedDict):
     """What the gate and the routing made of a reply.
 
     score: the gate's calibrated probability, 0 to 1, that it should be a refusal, the highest of prompt and reply; null
-    without a gate. threshold: what a prompt is held against. refused: whether the safe variant wrote any of the reply.
-    refused_from: the reply's token at which it took over, 0 for a flagged prompt.
+    without a gate. threshold: what a prompt is held against. reply_threshold: what the reply is held against while it
+    is written; null if it is not read. refused: whether the safe variant wrote any of the reply. refused_from: the
+    reply's token at which it took over, 0 for a flagged prompt.
     """
 
     score: float | None
     threshold: float | None
+    reply_threshold: float | None
     refused: bool
     refused_from: int | None
 
