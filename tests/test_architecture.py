@@ -62,7 +62,7 @@ MAY_IMPORT = {
         "judges",
         "share",
     },
-    "report": {"errors", "evaluation", "files", "share"},
+    "report": {"errors", "evaluation", "files", "generation", "share"},
     "serving": {"adapter", "chat", "errors", "generation", "models", "report"},
 }
 

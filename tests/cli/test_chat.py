@@ -53,6 +53,12 @@ def test_the_conversation_goes_on_until_new(chat, conversations):
     assert conversations[2] == [("user", "Again")]
 
 
+def test_a_command_that_is_none_shows_those_that_there_are(chat, conversations):
+    _, _, err = chat("/help\nHi /help\n/exit\n")
+    assert err.count("/new begins a new conversation, /quit ends the chat.") == 2
+    assert conversations == [[("user", "Hi /help")]]
+
+
 def test_the_mode_is_what_was_asked_for(chat):
     assert "safe 1.00, usable 0.00" in chat("Hi\n", "--mode", "safe")[1]
     assert "safe 0.00, usable 1.00" in chat("Hi\n", "--mode", "base")[1]

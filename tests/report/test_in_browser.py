@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from mogu.evaluation.rows import Cost
+from mogu.generation.reply import RoutingTrace
 from mogu.report.comparison import write_report
 from mogu.report.routing import gate_page, routing_page
 from mogu.report.spread import spread_page
@@ -112,31 +113,31 @@ TOKENS = ["<|im_start|>", "user", "\n", *(f" word{number}" for number in range(6
 PROMPT = len(TOKENS) - 3
 
 
+SAFE = [[(layer + index) % 10 / 10 for index in range(len(TOKENS))] for layer in range(12)]
+TRACE = RoutingTrace(
+    TOKENS,
+    PROMPT,
+    layers=list(range(12)),
+    safe=SAFE,
+    usable=[[1 - weight for weight in row] for row in SAFE],
+    routed=[True] * len(TOKENS),
+)
+
+
 def gate():
     rising = [0.0] * 3 + [number / 70 for number in range(len(TOKENS) - 3)]
-    return gate_page(
-        TOKENS,
-        PROMPT,
+    trace = replace(
+        TRACE,
         gate=rising,
         threshold=0.77,
         reply_threshold=0.9,
         routed=[index >= PROMPT for index in range(len(TOKENS))],
-        answerer="the base",
-        title="A prompt that is so long that it does not fit " * 5,
     )
+    return gate_page(trace, answerer="the base", title="A prompt that is so long that it does not fit " * 5)
 
 
 def routing():
-    safe = [[(layer + index) % 10 / 10 for index in range(len(TOKENS))] for layer in range(12)]
-    return routing_page(
-        TOKENS,
-        PROMPT,
-        layers=range(12),
-        safe=safe,
-        usable=[[1 - weight for weight in row] for row in safe],
-        routed=[True] * len(TOKENS),
-        title="A prompt",
-    )
+    return routing_page(TRACE, title="A prompt")
 
 
 def spread():

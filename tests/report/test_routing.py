@@ -2,6 +2,7 @@ import re
 
 import pytest
 
+from mogu.generation.reply import RoutingTrace
 from mogu.report.routing import gate_page, routing_page
 
 # Two layers, four tokens of which the middle two are routed; the reply begins at the third.
@@ -11,7 +12,7 @@ USABLE = [[1.0, 0.8, 0.0, 0.5], [1.0, 0.6, 0.1, 0.5]]
 ROUTED = [False, True, True, False]
 
 
-def page(**changes):
+def page(title="Say <hi> & go", **changes):
     values = {
         "tokens": TOKENS,
         "prompt_length": 2,
@@ -19,9 +20,8 @@ def page(**changes):
         "safe": SAFE,
         "usable": USABLE,
         "routed": ROUTED,
-        "title": "Say <hi> & go",
     }
-    return routing_page(**values | changes)
+    return routing_page(RoutingTrace(**values | changes), title=title)
 
 
 def rows(html):
@@ -97,7 +97,7 @@ WORDS = ["<s>", "user", "Make", " a", " <b>", "Sure", ",", " no"]
 GATE = [0.0, 0.0, 0.1, 0.55, 0.8, 0.6, 0.92, 0.99]
 
 
-def gate(**changes):
+def gate(answerer="the base", title="Make <it>", **changes):
     values = {
         "tokens": WORDS,
         "prompt_length": 5,
@@ -105,10 +105,11 @@ def gate(**changes):
         "threshold": 0.52,
         "reply_threshold": None,
         "routed": [False] * 5 + [True] * 3,
-        "answerer": "the base",
-        "title": "Make <it>",
+        "layers": [],
+        "safe": [],
+        "usable": [],
     }
-    return gate_page(**values | changes)
+    return gate_page(RoutingTrace(**values | changes), answerer=answerer, title=title)
 
 
 def words(html):

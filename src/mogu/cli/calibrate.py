@@ -51,7 +51,7 @@ def run(
     config = read_config(folder)
     if config.gate is None:
         raise MoguError(f"{folder} routes token by token and has no threshold; train with the preset default")
-    requests = read_requests(benign, "benign")
+    requests = read_requests(benign, "benign", minimum=1)  # how many are enough, the budget says
     if 0 < benign_refusal_budget * len(requests) < 1:
         raise MoguError(
             f"{len(requests)} requests cannot show a share of {benign_refusal_budget:g}; give at least "

@@ -1,5 +1,6 @@
 """`mogu chat`: talk to a hardened model."""
 
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ from mogu.cli.options import (
     TrustRemoteCode,
     open_model,
 )
+
+COMMANDS = "/new begins a new conversation, /quit ends the chat."
 
 if TYPE_CHECKING:
     from mogu.adapter.config import GateConfig
@@ -54,6 +57,9 @@ def run(
             case "/new":
                 turns = []
                 err.print("A new conversation.", style="dim")
+                continue
+            case command if re.fullmatch(r"/[a-z]+", command):
+                err.print(COMMANDS, style="dim")
                 continue
         turns.append({"role": "user", "content": line})
         reply = _show(model.stream(turns, mode=mode, threshold=threshold, max_new_tokens=max_new_tokens))
@@ -110,7 +116,7 @@ def _lines() -> Iterator[str]:
         return
     import readline  # noqa: F401  (gives the prompt its history and its arrow keys)
 
-    err.print("/new begins a new conversation, /quit ends the chat.", style="dim")
+    err.print(COMMANDS, style="dim")
     while True:
         try:
             yield input("> ")

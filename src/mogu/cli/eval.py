@@ -146,7 +146,7 @@ def run(
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Compare MoGU with other defenses on the same base: what each refuses, of attacks and of harmless requests.
+    """Compare MoGU with other defenses of its base model: how many attacks and how many harmless requests each refuses.
 
     Writes report.html, report.md and report.json. An interrupted run goes on where it was when the same command is
     given again. The logs can be opened with `inspect view`.

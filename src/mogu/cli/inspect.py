@@ -34,26 +34,9 @@ def run(
         trace = model.trace(
             as_conversation({"prompt": prompt}), threshold=threshold, max_new_tokens=max_new_tokens
         )
-    if trace.gate is None or trace.threshold is None:
-        page = routing_page(
-            trace.tokens,
-            trace.prompt_length,
-            layers=trace.layers,
-            safe=trace.safe,
-            usable=trace.usable,
-            routed=trace.routed,
-            title=prompt,
-        )
+    if trace.gate is None:
+        page = routing_page(trace, title=prompt)
     else:
-        page = gate_page(
-            trace.tokens,
-            trace.prompt_length,
-            gate=trace.gate,
-            threshold=trace.threshold,
-            reply_threshold=trace.reply_threshold,
-            routed=trace.routed,
-            answerer=model.config.answerer,
-            title=prompt,
-        )
+        page = gate_page(trace, answerer=model.config.answerer, title=prompt)
     write_atomic(output, page)
     tell(out, f"Picture: {output}")

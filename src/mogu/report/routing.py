@@ -1,13 +1,16 @@
-"""How one conversation was routed, as a page. Knows plain lists only.
+"""How one conversation was routed, as a page.
 
 Token routing is drawn as weights, layers by tokens; sequence routing as a probability that grows over the words.
 """
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mogu.report.page import render
+
+if TYPE_CHECKING:
+    from mogu.generation.reply import RoutingTrace
 
 LEVELS = 20
 """Shades between the weights 0 and 1."""
@@ -33,41 +36,31 @@ class _Cell(NamedTuple):
         return f"s{_level(self.safe)} u{_level(self.usable)}"
 
 
-def routing_page(
-    tokens: Sequence[str],
-    prompt_length: int,
-    *,
-    layers: Sequence[int],
-    safe: Sequence[Sequence[float]],
-    usable: Sequence[Sequence[float]],
-    routed: Sequence[bool],
-    title: str,
-) -> str:
+def routing_page(trace: "RoutingTrace", *, title: str) -> str:
     """Draws the weight of each variant for every layer and token.
 
     Args:
-        tokens: The text of each token of prompt and reply.
-        prompt_length: How many of them are the prompt, in 0 ... len(tokens).
-        layers: The numbers of the routed layers.
-        safe: Weights of the safe variant, (layers, tokens), in [0, 1].
-        usable: Weights of the usable variant, (layers, tokens), in [0, 1].
-        routed: For each token, whether it is routed; the weights of the others are not shown.
+        trace: Of a conversation; the weights of tokens that are not routed are not shown.
         title: The page's heading.
 
     Returns:
         One self-contained HTML document.
 
     Raises:
-        ValueError: The lists do not have the shapes above.
+        ValueError: The trace's lists do not fit each other.
     """
+    tokens, layers, routed = trace.tokens, trace.layers, trace.routed
     shape = (len(layers), [len(tokens)] * len(layers))
-    for name, rows in (("safe", safe), ("usable", usable)):
+    for name, rows in (("safe", trace.safe), ("usable", trace.usable)):
         if (found := (len(rows), [len(row) for row in rows])) != shape:
             raise ValueError(f"{name} has the shape {found}, not {shape} of layers and tokens")
     if len(routed) != len(tokens):
         raise ValueError(f"routed has {len(routed)} values for {len(tokens)} tokens")
 
-    grid = [[_Cell(*pair) for pair in zip(*rows, strict=True)] for rows in zip(safe, usable, strict=True)]
+    grid = [
+        [_Cell(*pair) for pair in zip(*rows, strict=True)]
+        for rows in zip(trace.safe, trace.usable, strict=True)
+    ]
     mean = [_mean(column) for column in zip(*grid, strict=True)]
     labels = [token.translate(VISIBLE) for token in tokens]
     columns = [index for index, is_routed in enumerate(routed) if is_routed]
@@ -76,10 +69,10 @@ def routing_page(
         title=title,
         levels=LEVELS,
         tokens=tokens,
-        headings={0: "prompt", prompt_length: "reply"},
+        headings={0: "prompt", trace.prompt_length: "reply"},
         shades=[cell.classes if shown else "" for cell, shown in zip(mean, routed, strict=True)],
         labels=labels,
-        prompt_length=prompt_length,
+        prompt_length=trace.prompt_length,
         layers=layers,
         grid=grid,
         mean=mean,
@@ -90,35 +83,24 @@ def routing_page(
     )
 
 
-def gate_page(
-    tokens: Sequence[str],
-    prompt_length: int,
-    *,
-    gate: Sequence[float],
-    threshold: float,
-    reply_threshold: float | None,
-    routed: Sequence[bool],
-    answerer: str,
-    title: str,
-) -> str:
+def gate_page(trace: "RoutingTrace", *, answerer: str, title: str) -> str:
     """Shades the words of a prompt by the gate's probability of malice, and says what was decided.
 
     Args:
-        tokens: The text of each token of prompt and reply.
-        prompt_length: How many of them are the prompt, in 1 ... len(tokens).
-        gate: For each token the probability, in [0, 1], if the text ended there; 0 where the gate does not read yet.
-        threshold: The probability, in [0, 1], from which on the prompt's end begins a refusal.
-        reply_threshold: The same of a token of the reply; None if the gate does not read replies.
-        routed: For each token, whether the safe variant wrote it: none, or all from one of the reply on.
-        answerer: Who wrote the other tokens of the reply, such as `the base`.
+        trace: Of a conversation with sequence routing.
+        answerer: Who wrote the other tokens of the reply than the safe variant's, such as `the base`.
         title: The page's heading.
 
     Returns:
         One self-contained HTML document.
 
     Raises:
-        ValueError: The lists do not have the same length.
+        ValueError: No gate made the trace, or its lists do not have the same length.
     """
+    tokens, prompt_length, routed = trace.tokens, trace.prompt_length, trace.routed
+    gate, threshold, reply_threshold = trace.gate, trace.threshold, trace.reply_threshold
+    if gate is None or threshold is None:
+        raise ValueError("the conversation was routed token by token, without a gate")
     for name, values in (("gate", gate), ("routed", routed)):
         if len(values) != len(tokens):
             raise ValueError(f"{name} has {len(values)} values for {len(tokens)} tokens")

@@ -68,7 +68,9 @@ def test_a_refusal_is_told_with_the_probability_and_the_threshold():
     model = gated()
     score = replied(model, threshold=0.0).score
     answers = asked(model, threshold=0.0)[-1]
-    assert answers.verdict == Verdict("Refused", f"probability {score:.2f}, threshold 0.00", refused=True)
+    assert answers.verdict == Verdict(
+        "Refused", f"highest probability {score:.2f}, threshold 0.00", refused=True
+    )
     assert answers.mogu == replied(model, threshold=0.0).text != answers.base
     assert "<strong>Refused:</strong>" in answers.gate
     assert "safe 1.00, usable 0.00" in answers.weights

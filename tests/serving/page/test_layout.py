@@ -139,7 +139,7 @@ def test_the_threshold_decides_and_the_page_says_so(browser, by_sequence, sequen
         set_to(page, "Threshold", 0)
         ask(page)
         expect(status(page)).to_have_text(
-            f"Refused probability {wanted[0].score:.2f}, threshold 0.00 (0.90 within the reply)",
+            f"Refused highest probability {wanted[0].score:.2f}, threshold 0.00 (0.90 within the reply)",
         )
         expect_replies(page, wanted)
         expect(picture(page, "gate's probability").locator("p").first).to_contain_text("Refused:")

@@ -7,7 +7,7 @@ from threading import Lock
 from mogu.chat import Message
 from mogu.errors import MoguError
 from mogu.generation import MoguModel
-from mogu.generation.reply import Reply, RoutingTrace
+from mogu.generation.reply import Reply
 from mogu.generation.request import Handoff
 from mogu.generation.streaming import ReplyStream
 from mogu.report.routing import gate_page, routing_page
@@ -109,11 +109,14 @@ class Asker:
             trace = model.trace(
                 talk, reply.text, threshold=question.threshold, routed_tokens=question.routed_tokens
             )
+            gate = None
+            if trace.gate is not None:
+                gate = gate_page(trace, answerer=model.config.answerer, title="What the gate reads")
             answers = replace(
                 answers,
                 verdict=self._verdict(reply, question.threshold),
-                gate=self._gate_page(trace),
-                weights=_weights_page(trace),
+                gate=gate,
+                weights=routing_page(trace, title="How the variants are weighed"),
             )
             yield answers
             explained = answers
@@ -128,26 +131,12 @@ class Asker:
             figures = f"mean weights: safe {reply.safe_weight:.2f}, usable {reply.usable_weight:.2f}"
             return Verdict("Routed token by token", figures, refused=False)
         limits = gate.thresholds(threshold)
-        figures = f"probability {reply.score:.2f}, threshold {limits.prompt:.2f}"
+        figures = f"highest probability {reply.score:.2f}, threshold {limits.prompt:.2f}"
         if limits.reply is not None:
             figures += f" ({limits.reply:.2f} within the reply)"
         if not reply.safe_weight:
             return Verdict(f"Answered by {self._model.config.answerer}", figures, refused=False)
         return Verdict("Refused" if reply.safe_weight == 1 else "Refused in mid-reply", figures, refused=True)
-
-    def _gate_page(self, trace: RoutingTrace) -> str | None:
-        if trace.gate is None or trace.threshold is None:
-            return None
-        return gate_page(
-            trace.tokens,
-            trace.prompt_length,
-            gate=trace.gate,
-            threshold=trace.threshold,
-            reply_threshold=trace.reply_threshold,
-            routed=trace.routed,
-            answerer=self._model.config.answerer,
-            title="What the gate reads",
-        )
 
 
 def _growing(stream: ReplyStream, show: Callable[[str], Answers]) -> Iterator[Answers]:
@@ -162,15 +151,3 @@ def _growing(stream: ReplyStream, show: Callable[[str], Answers]) -> Iterator[An
 def _written(stream: ReplyStream) -> Reply:
     assert stream.reply is not None  # the stream has been read to its end
     return stream.reply
-
-
-def _weights_page(trace: RoutingTrace) -> str:
-    return routing_page(
-        trace.tokens,
-        trace.prompt_length,
-        layers=trace.layers,
-        safe=trace.safe,
-        usable=trace.usable,
-        routed=trace.routed,
-        title="How the variants are weighed",
-    )
