@@ -132,6 +132,7 @@ def test_a_gate_that_does_not_read_replies_goes_on_not_reading_them(calibrate, f
     ("more", "message"),
     [
         (["--benign-refusal-budget", 0.01], "40 requests cannot show a share of 0.01; give at least 100"),
+        (["--benign-refusal-budget", 0.023], "40 requests cannot show a share of 0.023; give at least 44"),
         (["--benign", "nothing.jsonl"], "nothing.jsonl"),
     ],
 )

@@ -1,5 +1,6 @@
 """`mogu calibrate`: move the thresholds of an adapter to its operator's own traffic."""
 
+from math import ceil
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,9 @@ from mogu.errors import MoguError
 if TYPE_CHECKING:
     from mogu.chat import Conversation
     from mogu.generation import MoguModel
+
+FEWEST = 8
+"""Requests from which a threshold is taken, at least."""
 
 SHOWN = 5
 """Refused requests that are named, at most."""
@@ -51,11 +55,12 @@ def run(
     config = read_config(folder)
     if config.gate is None:
         raise MoguError(f"{folder} routes token by token and has no threshold; train with the preset default")
-    requests = read_requests(benign, "benign", minimum=1)  # how many are enough, the budget says
-    if 0 < benign_refusal_budget * len(requests) < 1:
+    requests = read_requests(benign, "benign", minimum=1)
+    needed = max(FEWEST, ceil(1 / benign_refusal_budget) if benign_refusal_budget else 0)
+    if len(requests) < needed:
         raise MoguError(
-            f"{len(requests)} requests cannot show a share of {benign_refusal_budget:g}; give at least "
-            f"{round(1 / benign_refusal_budget)}, or a larger --benign-refusal-budget"
+            f"{len(requests)} requests cannot show a share of {benign_refusal_budget:g}; give at least {needed}, or a "
+            "larger --benign-refusal-budget"
         )
     digest = sha256_of(requests)
     partial = PartialFile(

@@ -58,7 +58,7 @@ def run(
                 turns = []
                 err.print("A new conversation.", style="dim")
                 continue
-            case command if re.fullmatch(r"/[a-z]+", command):
+            case command if re.fullmatch(r"/\S*", command):
                 err.print(COMMANDS, style="dim")
                 continue
         turns.append({"role": "user", "content": line})

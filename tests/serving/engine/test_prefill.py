@@ -124,3 +124,26 @@ def test_a_row_that_ends_while_its_prompt_is_read_leaves_no_trace(ends, monkeypa
         running.cancel()
         first.whole()
         assert (engine.state.running, engine.state.waiting) == (0, 0)
+
+
+def test_a_step_that_fails_has_a_prompt_that_is_half_read_read_again(monkeypatch):
+    with serving(gated(), rows=2, threshold=1.0, prompt_tokens=10) as engine:
+        (expected,) = answers(engine, [(MANY_TOKENS, SHORT)])
+        _, first = submitted(engine, PROMPTS[0], ENDLESS)
+        assert first.begun.wait(PATIENCE)
+        parts: list[list[int]] = []
+
+        def note(lengths):
+            parts.append(lengths)
+            if len(parts) == 3:
+                monkeypatch.setattr(engine._batch, "step", fail)
+
+        def fail(tokens):
+            raise RuntimeError("no memory left")
+
+        watch_reading(monkeypatch, note)
+        second = submitted(engine, MANY_TOKENS, SHORT)[1]
+        assert first.whole().finish == "error"
+        assert second.whole() == expected
+        assert len(parts) == 3 + -(-len(MANY_TOKENS) // 10)
+        assert (engine.state.running, engine.state.waiting) == (0, 0)

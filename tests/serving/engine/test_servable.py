@@ -78,6 +78,6 @@ def test_a_model_that_mixes_rows_up_is_refused(monkeypatch):
     monkeypatch.setattr(batches, "_forward", without_mask)
     with (
         torch.inference_mode(),
-        pytest.raises(MoguError, match="llama reads rows of unlike lengths together"),
+        pytest.raises(MoguError, match="llama reads rows together or in parts"),
     ):
         check_rows(mogu)

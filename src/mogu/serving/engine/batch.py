@@ -39,6 +39,7 @@ class Prefill:
         self._model = model
         device = model.model.device
         self._ids, self._mask = (each.to(device) for each in batch_left_pad(prompts, 0))
+        self._last_only = _last_logits_only(model)
         self._columns = 0  # that have been read
         self.paddings = [self._ids.shape[1] - len(prompt) for prompt in prompts]
         self.cache = DynamicCache()
@@ -55,6 +56,7 @@ class Prefill:
             attention_mask=self._mask[:, :after] if any(self.paddings) else None,
             position_ids=(self._mask.cumsum(1) - 1).clamp(min=0)[:, first:after],
             past_key_values=self.cache,
+            **self._last_only,
         )
         self._columns = after
         if after == width:
@@ -77,6 +79,7 @@ class Batch:
     def __init__(self, model: MoguModel, request: RoutingRequest) -> None:
         self._model = model
         self._request = request
+        self._last_only = _last_logits_only(model)
         self._cache = RowCache()
         self._forwards: Forwards | None = None
 
@@ -132,6 +135,7 @@ class Batch:
             attention_mask=None if alike else (columns <= positions[:, None]).long(),
             position_ids=positions[:, None],
             past_key_values=self._cache,
+            **self._last_only,
         )
         return _last_logits(output)
 
@@ -140,13 +144,15 @@ class Batch:
         return _states(self._forwards, len(self))
 
 
-def _forward(model: MoguModel, forwards: Forwards | None, **kwargs: Any) -> Any:
+def _last_logits_only(model: MoguModel) -> dict[str, Any]:
+    """What is given to a model's forward so that it leaves out all logits but the last, which not every one can."""
     language_model: Any = model.model
+    return {"logits_to_keep": 1} if language_model._supports_logits_to_keep() else {}
+
+
+def _forward(model: MoguModel, forwards: Forwards | None, **kwargs: Any) -> Any:
     kwargs["use_cache"] = True
-    # Only the last logits are of use; not every model can leave the others out.
-    if language_model._supports_logits_to_keep():
-        kwargs["logits_to_keep"] = 1
-    return language_model(**kwargs) if forwards is None else forwards.forward(**kwargs)
+    return model.model(**kwargs) if forwards is None else forwards.forward(**kwargs)
 
 
 def _states(forwards: Forwards | None, rows: int) -> list[RowState]:

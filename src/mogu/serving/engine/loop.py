@@ -227,7 +227,7 @@ class Engine:
                         self._step()
                         continue
                     except Exception as error:
-                        self._fail((*self._rows, *self._joining), error)
+                        self._fail(self._rows, error)
                     self._start_afresh()  # only here is nothing of the failed step held any more
         except Exception as error:  # such as a GPU that answers nothing any more
             with self._changed:
@@ -359,8 +359,8 @@ class Engine:
                 self._tell(row)
 
     def _start_afresh(self) -> None:
-        """Go on with an empty batch."""
-        self._rows, self._joining, self._tokens, self._prefill = [], [], None, None
+        """Go on with an empty batch; prompts that were half read are read from their beginning."""
+        self._rows, self._tokens, self._prefill = [], None, None
         self._batch = Batch(self._model, self._request)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -310,7 +310,8 @@ _PROMPT_SCHEMA = {
         {"type": "array", "items": _TEXT_PROMPT, "minItems": 1},
         {"type": "array", "items": _TOKEN_IDS, "minItems": 1},
     ],
-    "description": "Text, in which no control token can be typed, or token ids, none of them a control token's.",
+    "description": "Text, in which no control token can be typed, or token ids, of which none is a control token's but "
+    "for what the tokenizer puts before every text.",
 }
 RawPrompts = Annotated[
     Annotated[list[str], Field(fail_fast=True)] | Annotated[list[Ids], Field(fail_fast=True)],

@@ -40,7 +40,10 @@ class Encoder:
         self._longest_prompt = min(limits.prompt or longest, longest - 1)
         self._control = control_ids(tokenizer)  # takes up to a second the first time
         # What the tokenizer itself puts before a text, such as <s>.
-        self._before = list(takewhile(self._control.__contains__, encode_text(tokenizer, "a")))
+        around, some = encode_text(tokenizer, ""), encode_text(tokenizer, "a")
+        self._before = [
+            one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(around, some, strict=False))
+        ]
         self._limits = limits
 
     def jobs(self, request: ChatRequest | CompletionRequest) -> list[Job]:
