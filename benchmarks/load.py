@@ -4,7 +4,8 @@
 
 First 64 clients stream replies from a `mogu serve` for two minutes, one after the other each: there must be no error,
 and the server's memory must not grow once it is warm. Then two servers, one of them with the base alone, are loaded in
-turn by 16 clients and by one; only figures of one round are divided by each other. A quarter of the prompts is
+turn by 16 clients and by one; only figures of one round are divided by each other. When the time is over the clients
+hang up, so that all of them stream as long as it runs. A quarter of the prompts is
 malicious. Refusals are short, and many short replies are more work a token than few long ones: so the base is asked for
 as many tokens as MoGU writes to the same prompt. The clients share the machine with the server. Every figure stands in
 `runs/benchmarks/load.json`.
@@ -140,20 +141,24 @@ class Asked(NamedTuple):
 
 
 async def loaded(server: Server, asked: list[Asked], streams: int, seconds: float) -> Load:
-    """Let clients stream replies until the time is over; replies that have begun are read to their end."""
-    load, start, numbers = Load(), time.perf_counter(), count()
+    """Let clients stream replies, one after the other each, until the time is over; then they hang up.
+
+    So there are as many streams at the end as at the beginning, and what was written of the last ones counts.
+    """
+    load, numbers = Load(seconds=seconds), count()
 
     async def client(http: httpx.AsyncClient) -> None:
-        while time.perf_counter() < start + seconds:
-            try:
-                await _stream(http, server, asked[next(numbers) % len(asked)], load)
-            except (httpx.HTTPError, ValueError, KeyError) as error:
-                load.errors.append(f"{type(error).__name__}: {error}")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    try:
+                        await _stream(http, server, asked[next(numbers) % len(asked)], load)
+                    except (httpx.HTTPError, ValueError, KeyError) as error:
+                        load.errors.append(f"{type(error).__name__}: {error}")
 
     limits = httpx.Limits(max_connections=streams)
     async with httpx.AsyncClient(timeout=600, limits=limits) as http:
         await asyncio.gather(*(client(http) for _ in range(streams)))
-    load.seconds = time.perf_counter() - start
     return load
 
 
@@ -180,16 +185,20 @@ async def _stream(http: httpx.AsyncClient, server: Server, asked: Asked, load: L
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    start, first, last = time.perf_counter(), True, ""
-    async with http.stream("POST", f"{server.url}/chat/completions", json=body) as answer:
-        answer.raise_for_status()
-        async for line in answer.aiter_lines():
-            if line.startswith("data: {"):
-                if first:
-                    load.first_tokens.append(time.perf_counter() - start)
-                    first = False
-                last = line
-    load.tokens += json.loads(last.removeprefix("data: "))["usage"]["completion_tokens"]
+    start, events, last = time.perf_counter(), 0, ""
+    tokens = 0
+    try:
+        async with http.stream("POST", f"{server.url}/chat/completions", json=body) as answer:
+            answer.raise_for_status()
+            async for line in answer.aiter_lines():
+                if line.startswith("data: {"):
+                    if not events:
+                        load.first_tokens.append(time.perf_counter() - start)
+                    # The first event names the role, each other one brings a token, but for characters of several.
+                    tokens, events, last = events, events + 1, line
+        tokens = json.loads(last.removeprefix("data: "))["usage"]["completion_tokens"]
+    finally:
+        load.tokens += tokens
 
 
 async def endured(server: Server, asked: list[Asked], seconds: float) -> dict[str, Any]:
