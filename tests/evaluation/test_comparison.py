@@ -16,6 +16,7 @@ from mogu.evaluation.before_after import first_token_divergence
 from mogu.evaluation.comparison import compare
 from mogu.evaluation.sets import Sample
 from mogu.evaluation.tasks import Prompts
+from mogu.generation.attention import GROUPED
 from mogu.judges.table import make_judges
 from tests.defenses.counting import Heard
 from tests.defenses.hosts import tiny_host
@@ -237,7 +238,7 @@ def test_a_defense_that_cannot_be_had_is_missing_with_its_reason_and_the_others_
     assert [asked(kind) for kind in kinds.values()] == [ALL, ALL]
 
 
-def test_a_defense_is_left_when_its_run_ends_however_it_ends(run, monkeypatch):
+def test_a_defense_is_left_when_its_run_ends_however_it_ends(run, host, monkeypatch):
     inside = []
 
     class Watched(Echo):
@@ -251,11 +252,12 @@ def test_a_defense_is_left_when_its_run_ends_however_it_ends(run, monkeypatch):
             inside.append("out")
 
         def reply(self, talks, max_new_tokens):
-            assert inside == ["in"]
+            assert inside == ["in"] and host.mogu.model.config._attn_implementation == GROUPED
             raise MoguError("no reply at all")
 
     monkeypatch.setitem(DEFENSES, "watched", Watched)
     found = run("watched")
+    assert host.mogu.model.config._attn_implementation == "sdpa"
     assert inside == ["in", "out"]
     assert len(found.rows) == ALL and all("no reply at all" in row.error for row in found.rows)
     assert found.costs["watched"].tokens == 0

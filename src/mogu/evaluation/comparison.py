@@ -31,6 +31,7 @@ from mogu.evaluation.sets import Sample
 from mogu.evaluation.tasks import Prompts, comparison_task, rows_of
 from mogu.evaluation.verdicts import judge_logs
 from mogu.files import write_atomic
+from mogu.generation.attention import grouped
 from mogu.judges.base import Judge
 
 StepProgress = Callable[[str, int, int], None]
@@ -71,12 +72,13 @@ def compare(
     run = _Run(host, judges, sets, FirstTokens(host, _benign(sets)), max_new_tokens, folder, apart, progress)
     asked: dict[str, _Asked] = {}
     missing: list[tuple[str, str, str]] = []
-    for spec in defenses:
-        try:
-            asked[spec] = run.ask(spec, live, attacked)
-        except MoguError as error:
-            names = [*sets, *map(_live_set, live)]
-            missing += [(spec, name, str(error)) for name in names]
+    with grouped(host.mogu.model):
+        for spec in defenses:
+            try:
+                asked[spec] = run.ask(spec, live, attacked)
+            except MoguError as error:
+                names = [*sets, *map(_live_set, live)]
+                missing += [(spec, name, str(error)) for name in names]
     asyncio.run(
         judge_logs([(spec, log) for spec, each in asked.items() for log in each.logs], judges, progress)
     )

@@ -1,7 +1,7 @@
 import torch
 from transformers import DynamicCache
 
-from mogu.serving.engine.cache import COLUMNS, RowCache, grouped_attention
+from mogu.serving.engine.cache import COLUMNS, RowCache
 
 HEADS, FEATURES = 2, 3
 
@@ -88,18 +88,3 @@ def test_what_overflowed_in_a_place_never_reaches_the_next_row_there():
     cache.join(*prefilled([1], 20.0))
     rows = written(cache, 2.0)  # which sees no NaN anywhere
     assert_rows(rows, expected(10, 6, 1.0, 2.0), expected(20, 1, 2.0))
-
-
-def test_grouped_attention_is_the_models_own():
-    torch.manual_seed(0)
-    module = torch.nn.Module()
-    module.num_key_value_groups = 3
-    key, value = torch.randn(2, 2, 7, 4, dtype=torch.float64), torch.randn(2, 2, 7, 4, dtype=torch.float64)
-    mask = (torch.arange(7) <= torch.tensor([[3], [6]]))[:, None, None]
-    for tokens in (1, 2):
-        query = torch.randn(2, 6, tokens, 4, dtype=torch.float64)
-        output, _ = grouped_attention(module, query, key, value, mask, scaling=0.3)
-        for head in range(6):
-            scores = 0.3 * query[:, head] @ key[:, head // 3].transpose(1, 2)
-            weights = scores.masked_fill(~mask[:, 0], -torch.inf).softmax(-1)
-            torch.testing.assert_close(output[:, :, head], weights @ value[:, head // 3])

@@ -1,4 +1,4 @@
-"""The KV cache of rows that come and go, and the attention that reads it without copying it.
+"""The KV cache of rows that come and go.
 
 Every row begins at column 0 of a place of its own, and its next token goes behind its last one: nothing is moved when a
 row joins, and one row's place when one leaves. transformers' own cache makes all keys and values anew for each token.
@@ -8,15 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from torch import Tensor
+from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
-
-GROUPED = "mogu_grouped"
-"""The name of `grouped_attention` among transformers' attentions."""
 
 COLUMNS = 64
 """Room is made for so many columns at a time."""
@@ -163,30 +157,3 @@ def _moved(held: Tensor, rows: int, columns: int, most_rows: int, most_columns: 
     rows, columns = min(rows, held.shape[0]), min(columns, held.shape[2])
     moved[:rows, :, :columns] = held[:rows, :, :columns]
     return moved
-
-
-def grouped_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """transformers' attention "sdpa" that, reading one token, repeats no keys and values for the heads that share them.
-
-    Those heads' queries, one token each, stand as one head's queries of several tokens: a third less time for a step of
-    16 rows with 300 tokens of a small model. Arguments and result are those of `sdpa_attention_forward`.
-    """
-    rows, heads, tokens, features = query.shape
-    shared = key.shape[1]
-    if tokens > 1 or heads == shared or kwargs.get("position_bias") is not None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    grouped = query.reshape(rows, shared, heads // shared, features)
-    output = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
-    return output.reshape(rows, 1, heads, value.shape[-1]), None
-
-
-AttentionInterface.register(GROUPED, grouped_attention)
-AttentionMaskInterface.register(GROUPED, sdpa_mask)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mogu.errors import MoguError
 from mogu.generation import MoguModel
+from mogu.generation.attention import grouped
 from mogu.generation.forwards import RowState
 from mogu.generation.reply import end_and_pad_ids
 from mogu.generation.request import RoutingRequest
@@ -25,7 +26,7 @@ from mogu.serving.engine.batch import Batch, Prefill
 from mogu.serving.engine.job import Closing, Full, Piece, Sampling, Verdict
 from mogu.serving.engine.row import Row, Vocabulary
 from mogu.serving.engine.sampling import check_sampling, choose
-from mogu.serving.engine.servable import check_rows, grouped, longest_text
+from mogu.serving.engine.servable import check_rows, longest_text
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ class Engine:
         held = ExitStack()
         with held:
             held.enter_context(self._model.generator.alone())
-            held.enter_context(grouped(self._model))
+            held.enter_context(grouped(self._model.model))
             with torch.inference_mode():
                 check_rows(self._model)
             self._thread = Thread(target=self._serve, args=(held.pop_all(),), name="engine", daemon=True)

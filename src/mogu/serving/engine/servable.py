@@ -1,8 +1,7 @@
 """Which models the engine can serve, and how long their texts may be. Refuses the others with one line."""
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from transformers import DynamicCache
@@ -12,7 +11,6 @@ from mogu.errors import MoguError
 from mogu.generation import MoguModel
 from mogu.generation.request import RoutingRequest
 from mogu.serving.engine.batch import Batch, Prefill
-from mogu.serving.engine.cache import GROUPED
 
 SUPPORTED = (
     "the engine serves decoder-only models with a plain cache of keys and values that take position_ids; "
@@ -78,20 +76,3 @@ def _read(
     while not prefill.read(columns):
         pass
     return prefill
-
-
-@contextmanager
-def grouped(model: MoguModel) -> Iterator[None]:
-    """The model with `grouped_attention` in place of transformers' attention "sdpa", if that is what it has."""
-    language_model = model.model
-    if (
-        language_model.config._attn_implementation != "sdpa"
-        or not language_model._can_set_attn_implementation()
-    ):
-        yield
-        return
-    language_model.set_attn_implementation(GROUPED)
-    try:
-        yield
-    finally:
-        language_model.set_attn_implementation("sdpa")
