@@ -24,7 +24,7 @@ from mogu.adapter.config import GateConfig, Thresholds
 from mogu.adapter.gate import looks_at
 from mogu.adapter.layer import SAFE, USABLE
 from mogu.generation.forwards import Forwards, RowState
-from mogu.generation.reading import Reading, watch
+from mogu.generation.reading import Reading, watch, watched_layers
 from mogu.generation.rule import RoutedSpan, routed_positions
 
 FORCED = 30.0
@@ -237,15 +237,18 @@ class GatedForwards(Forwards):
         due = [looks_at(after - begin) for begin in self._begins for _ in range(copies)]
         if not any(due):
             return
-        rows = [row for row, looks in enumerate(due) if looks]
+        answered = (self._switch == NEVER).tolist()  # what a refusal says is no news
+        rows = [row for row, looks in enumerate(due) if looks and answered[row]]
+        if not rows:
+            reading.score()  # or hidden states would stay until somebody asks
+            return
         news = torch.zeros_like(self._probability)
         news[rows] = reading.judge(rows)
-        news = news.masked_fill(self._switch != NEVER, 0)  # what a refusal says is no news
         self._probability = torch.maximum(self._probability, news)
         last = self._positions(after - 1, after, batch)[:, 0]
         looked_at = torch.zeros_like(self._switch, dtype=torch.bool)
         looked_at[rows] = True
-        self._switch_rows(looked_at & (self._switch == NEVER) & (news >= threshold), last)
+        self._switch_rows(looked_at & (news >= threshold), last)
 
     def _switch_rows(self, flagged: Tensor, positions: Tensor) -> None:
         before = torch.full_like(positions, NEVER) if self._switch is None else self._switch
@@ -342,7 +345,7 @@ def running_scores(
     gate = adapter.gate
     assert gate is not None
     hidden: dict[int, Tensor] = {}
-    hooks = watch(adapter.model, gate, hidden)
+    hooks = watch(watched_layers(adapter.model, gate), hidden)
     routing = adapter.routing
     if usable:
         columns = torch.arange(input_ids.shape[1], device=input_ids.device)[None]

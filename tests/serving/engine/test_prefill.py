@@ -4,10 +4,12 @@ from collections.abc import Callable
 from threading import Event
 
 import pytest
+import torch
 
 from mogu.adapter import gate
+from mogu.generation.request import RoutingRequest
 from mogu.serving.engine import loop
-from mogu.serving.engine.batch import Prefill
+from mogu.serving.engine.batch import Batch, Prefill
 from mogu.serving.engine.job import Sampling
 from tests.generation.gated import HEADER, PROMPTS, gated
 from tests.generation.hardened import hardened
@@ -147,3 +149,16 @@ def test_a_step_that_fails_has_a_prompt_that_is_half_read_read_again(monkeypatch
         assert second.whole() == expected
         assert len(parts) == 3 + -(-len(MANY_TOKENS) // 10)
         assert (engine.state.running, engine.state.waiting) == (0, 0)
+
+
+def test_hidden_states_of_refusals_do_not_stay():
+    mogu = gated(reply_threshold=0.5)
+    request = RoutingRequest(threshold=0.0)
+    with torch.inference_mode():
+        prefill = Prefill(mogu, request, [PROMPTS[0]])
+        assert prefill.read() and prefill.states()[0].safe_from == 0
+        batch = Batch(mogu, request)
+        batch.join(prefill)
+        for _ in range(3 * gate.READ_EVERY):
+            batch.step(torch.tensor([7]))
+    assert len(batch._forwards._reading._unscored) < gate.READ_EVERY
