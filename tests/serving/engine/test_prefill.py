@@ -162,3 +162,16 @@ def test_hidden_states_of_refusals_do_not_stay():
         for _ in range(3 * gate.READ_EVERY):
             batch.step(torch.tensor([7]))
     assert len(batch._forwards._reading._unscored) < gate.READ_EVERY
+
+
+def test_a_first_token_that_cannot_be_chosen_fails_its_job_once(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no such choice")
+
+    with serving(gated(), rows=2, threshold=1.0) as engine:
+        (expected,) = answers(engine, [(PROMPTS[2], SHORT)])
+        monkeypatch.setattr(loop, "choose", fail)
+        assert [each.finish for each in answers(engine, [(PROMPTS[0], SHORT)])] == ["error"]
+        monkeypatch.undo()
+        assert answers(engine, [(PROMPTS[2], SHORT)]) == [expected]
+        assert (engine.state.running, engine.state.waiting) == (0, 0)

@@ -308,13 +308,13 @@ class Engine:
             self._fail(self._joining, error)
             self._joining, self._prefill = [], None
             return
-        prompt_tokens = self._totals.prompt_tokens + sum(len(row.prompt) for row in self._joining)
+        joining, self._joining, self._prefill = self._joining, [], None
+        self._rows += joining  # what fails from here on, fails with them
+        prompt_tokens = self._totals.prompt_tokens + sum(len(row.prompt) for row in joining)
         self._totals = self._totals._replace(prompt_tokens=prompt_tokens)
-        tokens = self._write(self._joining, prefill.logits, prefill.states())
+        tokens = self._write(joining, prefill.logits, prefill.states())
         self._batch.join(prefill)
         self._tokens = tokens if self._tokens is None else torch.cat((self._tokens, tokens))
-        self._rows += self._joining
-        self._joining, self._prefill = [], None
 
     def _write(self, rows: Sequence[Row], logits: Tensor, states: Sequence[RowState]) -> Tensor:
         """Choose the next token of each row and give out what is new; ``(rows,)``, the tokens."""
