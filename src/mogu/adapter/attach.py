@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from mogu.adapter.gate import Gate
 from mogu.adapter.layer import RoutedProjection, Routing
 from mogu.errors import AdapterError
-from mogu.models import Projection
+from mogu.models import Projection, decoder_layers
 
 
 @dataclass
@@ -27,6 +29,11 @@ class Adapter:
     layers: dict[str, RoutedProjection]
     routing: Routing
     gate: Gate | None = None
+
+    @cached_property
+    def decoder_layers(self) -> nn.ModuleList:
+        """All of the model's. The whole model is searched for them, which is too long for every token: so once."""
+        return decoder_layers(self.model)
 
     def freeze(self) -> None:
         """Make every layer ready for inference."""

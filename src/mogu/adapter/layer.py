@@ -168,9 +168,8 @@ class RoutedProjection(nn.Module):
         read, write = read.to(x.dtype), write.to(x.dtype)
         unmixed = x.shape[1] - routed.shape[1]
         rank = write.shape[1] // 2
-        product = linear(
-            x[:, unmixed:], read
-        )  # all that is read of x, in one product: (batch, seq, 2 rank + 2)
+        # All that is read of x, in one product: (batch, seq, 2 rank + 2).
+        product = linear(x[:, unmixed:], read)
         if self.routing.weights is None:
             gates = torch.sigmoid(product[..., 2 * rank :].to(bias.dtype) + bias)
             mixture = Mixture.of(gates, routed, rank, x.dtype)

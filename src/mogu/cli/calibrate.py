@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from mogu.chat import Conversation
     from mogu.generation import MoguModel
 
-FEWEST = 8
-"""Requests from which a threshold is taken, at least."""
-
 SHOWN = 5
 """Refused requests that are named, at most."""
 
@@ -50,7 +47,7 @@ def run(
     with err.status("Starting"):
         from mogu.adapter.folder import read_config, save_config
         from mogu.data.requests import sha256_of
-        from mogu.data.sources import read_requests, source_name
+        from mogu.data.sources import FEWEST, read_requests, source_name
         from mogu.training.gate_calibration import calibrate_traffic
     config = read_config(folder)
     if config.gate is None:

@@ -18,13 +18,13 @@ from mogu.cli.options import (
     open_model,
 )
 
-COMMANDS = "/new begins a new conversation, /quit ends the chat."
-
 if TYPE_CHECKING:
     from mogu.adapter.config import GateConfig
     from mogu.chat import Message
     from mogu.generation.reply import Reply
     from mogu.generation.streaming import ReplyStream
+
+COMMANDS = "/new begins a new conversation, /quit ends the chat."
 
 
 def run(

@@ -20,6 +20,9 @@ TEXT_FIELDS = ("prompt", "text", "instruction", "goal", "question", "request", "
 # A source that ends like this is meant as a file even where none exists; other endings occur in dataset ids.
 FILE_SUFFIXES = (".jsonl", ".csv", ".json", ".tsv", ".txt", ".parquet", ".xlsx", ".gz", ".zip")
 
+FEWEST = 8
+"""Different requests from which something can be learned, at least."""
+
 
 class SourceRow(NamedTuple):
     """One row as its source has it.
@@ -34,7 +37,7 @@ class SourceRow(NamedTuple):
 
 
 def read_requests(
-    source: str | Path, label: Label, *, field: str | None = None, minimum: int = 8
+    source: str | Path, label: Label, *, field: str | None = None, minimum: int = FEWEST
 ) -> list[Request]:
     """Reads the requests of one label from a file or a dataset.
 

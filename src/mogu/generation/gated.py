@@ -24,7 +24,7 @@ from mogu.adapter.config import GateConfig, Thresholds
 from mogu.adapter.gate import looks_at
 from mogu.adapter.layer import SAFE, USABLE
 from mogu.generation.forwards import Forwards, RowState
-from mogu.generation.reading import Reading, watch, watched_layers
+from mogu.generation.reading import Reading, watch
 from mogu.generation.rule import RoutedSpan, routed_positions
 
 FORCED = 30.0
@@ -138,7 +138,7 @@ class GatedForwards(Forwards):
     def _open(self) -> None:
         super()._open()
         if self._reading is not None:
-            self._gate_hooks = self._reading.watch(self._adapter.model)
+            self._gate_hooks = self._reading.watch(self._adapter.decoder_layers)
             self._hooks += self._gate_hooks
 
     def row_weights(self, columns: list[int], beam_indices: Tensor | None) -> list[tuple[float, float]]:
@@ -345,7 +345,7 @@ def running_scores(
     gate = adapter.gate
     assert gate is not None
     hidden: dict[int, Tensor] = {}
-    hooks = watch(watched_layers(adapter.model, gate), hidden)
+    hooks = watch(adapter.decoder_layers, gate, hidden)
     routing = adapter.routing
     if usable:
         columns = torch.arange(input_ids.shape[1], device=input_ids.device)[None]

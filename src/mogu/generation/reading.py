@@ -3,17 +3,15 @@
 A column is a place in the padded batch, prompts and replies. Knows nothing of thresholds, refusals or text.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel
 
 from mogu.adapter.gate import Gate
-from mogu.models import decoder_layers
 
 
 class Reading:
@@ -36,15 +34,12 @@ class Reading:
         self._gate = gate
         self._device = device
         self._starts = starts
-        self._layers: dict[int, nn.Module] = {}
         self._unscored: list[list[Tensor]] = []  # by forward and layer, (batch, seq, features)
         self._scores: list[Tensor] = []  # token scores of the columns that were read, in their order
 
-    def watch(self, model: PreTrainedModel) -> list[RemovableHandle]:
-        """Hooks that put what the gate's layers give into `hidden`."""
-        if not self._layers:  # a model's layers are searched for, which is too long for every token
-            self._layers = watched_layers(model, self._gate)
-        return watch(self._layers, self.hidden)
+    def watch(self, layers: nn.ModuleList) -> list[RemovableHandle]:
+        """Hooks that put what the gate's of all decoder layers give into `hidden`."""
+        return watch(layers, self._gate, self.hidden)
 
     def read(self, first: int, after: int) -> None:
         """Take what a forward of the columns `first` to `after` gave for those that have not been read before."""
@@ -115,14 +110,8 @@ class Reading:
         return self._scores[0]
 
 
-def watched_layers(model: PreTrainedModel, gate: Gate) -> dict[int, nn.Module]:
-    """The decoder layers that a gate reads, by their index."""
-    layers = decoder_layers(model)
-    return {index: layers[index] for index in gate.layers}
-
-
-def watch(layers: Mapping[int, nn.Module], hidden: dict[int, Tensor]) -> list[RemovableHandle]:
-    """Hooks that put what layers give into `hidden`, by the layer's index."""
+def watch(layers: nn.ModuleList, gate: Gate, hidden: dict[int, Tensor]) -> list[RemovableHandle]:
+    """Hooks that put what the gate's of all decoder layers give into `hidden`, by the layer's index."""
 
     def keep_at(index: int) -> Callable[[nn.Module, Any, Any], None]:
         def keep(_: nn.Module, __: Any, output: Any) -> None:
@@ -130,4 +119,4 @@ def watch(layers: Mapping[int, nn.Module], hidden: dict[int, Tensor]) -> list[Re
 
         return keep
 
-    return [layer.register_forward_hook(keep_at(index)) for index, layer in layers.items()]
+    return [layers[index].register_forward_hook(keep_at(index)) for index in gate.layers]

@@ -19,7 +19,6 @@ from torch.utils.checkpoint import checkpoint
 
 from mogu.adapter.attach import Adapter
 from mogu.adapter.layer import SAFE, USABLE, RoutedProjection, Routing
-from mogu.models import decoder_layers
 from mogu.training.losses import NOT_A_TARGET, disposition_loss, reply_cross_entropy, router_loss
 from mogu.training.recording import PrefixLayout, Record, Recorder, suffix_inputs
 from mogu.training.settings import TrainingSettings
@@ -208,7 +207,7 @@ def gradient_checkpointing(adapter: Adapter) -> Iterator[None]:
         return run
 
     # Not those below the first routed layer: no gradient reaches them, and the recorder puts itself in their place.
-    layers = [*dropwhile(lambda layer: not _is_routed(layer), decoder_layers(adapter.model))]
+    layers = [*dropwhile(lambda layer: not _is_routed(layer), adapter.decoder_layers)]
     for layer in layers:
         layer.forward = checkpointed(layer.forward)
     try:

@@ -74,9 +74,8 @@ def ask(page, prompt=PROMPT):
 def set_to(page, label, value):
     page.get_by_role("button", name="Settings").click()
     number, slider = page.get_by_label(label).first, page.get_by_label(label).last
-    for _ in range(
-        50
-    ):  # what is written while the page still mounts the control is lost: the slider does not follow
+    # What is written while the page still mounts the control is lost: the slider does not follow.
+    for _ in range(50):
         number.fill(str(value))
         number.blur()
         page.wait_for_timeout(100)
