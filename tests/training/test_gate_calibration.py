@@ -111,7 +111,7 @@ def test_a_shift_or_scale_of_the_logits_changes_no_probability():
 @pytest.mark.parametrize(
     "absent",
     [{"look_alike"}, {"benign"}, {"framed"}, {"look_alike", "framed"}, {"benign", "framed"}],
-    ids=str,
+    ids=lambda absent: ", ".join(sorted(absent)),
 )
 def test_without_some_kinds_of_benign_rows_the_others_decide(absent):
     data, allowed = rows(**dict.fromkeys(absent, 0)), budgets(framed=0.05)
